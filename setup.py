@@ -19,9 +19,16 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
+    project_urls={"Source": cfg["git_url"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Natural Language :: English",
+        "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Chemistry",
+    ],
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
-    packages=find_packages(include=["motiflab", "motiflab.*"]),
+    packages=[*find_packages(include=["motiflab", "motiflab.*"]), "motiflab.data"],
+    package_dir={"motiflab.data": "data"},  # the checkout's data/ lies in the wheel as motiflab/data: see motiflab.shipped
+    package_data={"motiflab.data": ["*.md", "*/*"]},
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
