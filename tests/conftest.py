@@ -1,0 +1,26 @@
+"""What all tests share: where the real crystals are, and a cache folder of their own."""
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "MOTIFLAB_DATA" not in os.environ and SHARED.is_dir(): os.environ["MOTIFLAB_DATA"] = str(SHARED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    "Tests neither read nor fill the user's cache"
+    before = os.environ.get("MOTIFLAB_CACHE")
+    os.environ["MOTIFLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None: del os.environ["MOTIFLAB_CACHE"]
+    else: os.environ["MOTIFLAB_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    "The folder of real crystals beside the checkout; tests that need it are skipped where there is none"
+    for folder in os.environ.get("MOTIFLAB_DATA", "").split(os.pathsep):
+        if folder and (Path(folder) / "minerals_aflow.jsonl.gz").exists(): return Path(folder)
+    pytest.skip("MOTIFLAB_DATA names no folder with minerals_aflow.jsonl.gz")
