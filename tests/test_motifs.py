@@ -1,7 +1,6 @@
 """Extraction against the libraries' own answers, and its behaviour as a run over many crystals."""
 import os
 import signal
-import time
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,11 @@ def chemenv(structure, valences):
     strategy = SimplestChemenvStrategy(found, distance_cutoff=1.4, angle_cutoff=0.3, additional_condition=1)
     answers = {}
     for i in (i for i, v in enumerate(valences) if v > 0):
-        symbol, geometry = strategy.get_site_coordination_environment(structure[i], isite=i)
+        found_here = strategy.get_site_coordination_environment(structure[i], isite=i, return_map=True)
+        if found_here is None or found_here[0] is None:  # no geometry has so many ligands, or none at all
+            answers[i] = None
+            continue
+        symbol, geometry = found_here[0]
         neighbors = strategy.get_site_neighbors(structure[i], isite=i, dequivsite=[0, 0, 0], dthissite=[0, 0, 0], mysym=SymmOp.from_rotation_and_translation())
         ligands = sorted(n.coords.round(3).tolist() for n in neighbors)
         answers[i] = symbol, geometry["other_symmetry_measures"]["csm_wcs_ctwcc"], ligands
@@ -58,6 +61,9 @@ def test_equal_to_chemenv_from_one_end_to_the_other(embedded, table):
         theirs = chemenv(structure, ion_signs(structure, guess_oxidation_states(structure)))
         assert sorted(theirs) == sorted(rows.site)
         for row in rows.itertuples():
+            if theirs[row.site] is None:
+                assert row.symbol.startswith("UNKNOWN") and np.isnan(row.csm)
+                continue
             symbol, csm, ligands = theirs[row.site]
             ours = sorted(((structure.frac_coords[l["site"]] + l["image"]) @ structure.lattice.matrix).round(3).tolist() for l in row.ligands)
             assert row.symbol == symbol and row.csm == pytest.approx(csm, abs=1e-3), (crystal_id, row.site)
@@ -167,12 +173,13 @@ def test_a_crystal_over_its_time_is_a_row(embedded):
         assert len(table) == 4 and table.skipped.id.tolist() == [1] and "time_limit" in table.skipped.reason[0]
 
 
-def test_a_worker_that_dies_costs_its_own_crystal_only(monkeypatch):
-    def dying(structure, settings):
-        if len(structure) == 1: os.kill(os.getpid(), signal.SIGKILL)
-        return [dict(site=0)], []
+def dies_of_copper(structure, settings):
+    if len(structure) == 1: os.kill(os.getpid(), signal.SIGKILL)
+    return [dict(site=0)], []
 
-    monkeypatch.setattr(pool, "crystal_outcome", dying)
+
+def test_a_worker_that_dies_costs_its_own_crystal_only(monkeypatch):
+    monkeypatch.setattr(pool, "crystal_outcome", dies_of_copper)
     one = Structure(Lattice.cubic(4), ["Cu"], [[0, 0, 0]])
     outcomes = dict(pool.run_jobs([(k, one if k == 3 else ROCKSALT) for k in range(8)], MotifSettings(), n_jobs=2))
     assert "worker process died" in outcomes.pop(3) and len(outcomes) == 7
