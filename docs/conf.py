@@ -15,3 +15,5 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "pydata_sphinx_theme"
 html_title = project
+html_theme_options = {"navbar_center": []}
+html_sidebars = {"**": ["globaltoc.html"]}
