@@ -1,4 +1,5 @@
 """Motif2Vec against counts made by hand, scikit-learn, and a world whose answer is known."""
+import itertools
 import json
 import pickle
 import time
@@ -10,8 +11,7 @@ from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
 
 from motiflab.errors import UserError
-from motiflab.motif2vec import (COUNTS, METHODS, WEIGHTINGS, Motif2Vec, UnknownKind, cluster_vectors, environment_matrix,
-                                project_vectors, weight_environments)
+from motiflab.motif2vec import COUNTS, OWN, WEIGHTINGS, Motif2Vec, UnknownKind, environment_matrix, own_element_columns, weight_environments
 from motiflab.motifs.table import CONNECTION_FIELDS, MOTIF_FIELDS, MotifTable, concat_motifs
 
 
@@ -69,7 +69,7 @@ def test_a_loop_over_connections_agrees():
 def test_isolated_kinds_are_counted_but_have_no_vector():
     m = Motif2Vec().fit(table([(0, 0, "Zn|T:4"), (0, 1, "Ti|O:6"), (1, 0, "Na|UNKNOWN:0")], [(0, 0, 1, "corner")]))
     assert m.counts_["Na|UNKNOWN:0"] == 1 and "Na|UNKNOWN:0" not in m.vectors_.index and m.n_crystals_ == 2
-    with pytest.raises(UnknownKind, match="never shared a ligand"): m.most_similar("Na|UNKNOWN:0")
+    with pytest.raises(UnknownKind, match="shares no ligand"): m.most_similar("Na|UNKNOWN:0")
 
 
 def test_contradictory_tables_are_refused():
@@ -94,7 +94,7 @@ def test_ppmi_by_hand():
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_is_sklearns_truncated_svd(weighting):
-    m = Motif2Vec(5, weighting).fit(random_table())
+    m = Motif2Vec(5, weighting, own="named").fit(random_table())
     w = weight_environments(m.environment_, weighting, m.column_share_)
     theirs = TruncatedSVD(5, algorithm="arpack", random_state=0)
     vectors = theirs.fit_transform(w)
@@ -117,8 +117,8 @@ def test_same_seed_same_vectors_and_row_order_does_not_matter():
 
 
 def test_it_is_a_sklearn_transformer():
-    m = Motif2Vec(7, "row", "site", seed=3)
-    assert clone(m).get_params() == m.get_params() == dict(n_components=7, weighting="row", count="site", seed=3)
+    m = Motif2Vec(7, "row", "site", "named", seed=3)
+    assert clone(m).get_params() == m.get_params() == dict(n_components=7, weighting="row", count="site", own="named", seed=3)
     t = random_table()
     assert np.allclose(m.fit_transform(t), m.transform(t)) and len(m.get_feature_names_out()) == 7
     frame = clone(m).set_output(transform="pandas").fit_transform(t)
@@ -126,9 +126,49 @@ def test_it_is_a_sklearn_transformer():
     assert len(pickle.dumps(m)) > 0 # joblib sends estimators to processes
 
 
-@pytest.mark.parametrize("bad", [dict(weighting="pmi"), dict(count="crystals"), dict(n_components=0), dict(n_components=2.5)])
+@pytest.mark.parametrize("bad", [dict(weighting="pmi"), dict(count="crystals"), dict(own="sme"), dict(n_components=0), dict(n_components=2.5)])
 def test_unknown_options(bad):
     with pytest.raises(UserError, match="did you mean|has to be"): Motif2Vec(**bad).fit(random_table(5))
+
+
+# ---- the row's own element
+
+def test_own_element_by_hand():
+    t = table([(0, 0, "Zn|T:4"), (0, 1, "Zn|O:6"), (0, 2, "Ti|O:6"), (1, 0, "Mg|T:4"), (1, 1, "Mg|O:6"), (1, 2, "Ti|O:6")],
+              [(0, 0, 1, "corner"), (0, 0, 2, "edge"), (1, 0, 1, "corner"), (1, 0, 2, "edge")])
+    m = {own: Motif2Vec(own=own, weighting="counts", count="site").fit(t) for own in OWN}
+    assert np.isclose(m["same"].most_similar("Zn|T:4", 1).similarity.iloc[0], 1) and m["same"].most_similar("Zn|T:4", 1).index[0] == "Mg|T:4"
+    assert ("=|O:6", "corner") in m["same"].columns_ and ("Zn|O:6", "corner") not in m["same"].columns_
+    assert m["named"].columns_.equals(m["named"].contexts_) and m["named"].most_similar("Zn|T:4").similarity["Mg|T:4"] < 0.9
+    assert set(m["omit"].vectors_.index) == {"Zn|T:4", "Mg|T:4", "Ti|O:6"} # the octahedra see nothing but their own element
+    for v in m.values(): assert v.environment_.sum() == 8 and list(v.environment("Zn|T:4").neighbor) == ["Ti|O:6", "Zn|O:6"]
+
+
+def test_own_element_keeps_every_count():
+    e, kinds, contexts = environment_matrix(random_table())
+    elements = np.array([k.split("|")[0] for k in kinds])
+    same, columns = own_element_columns(e, elements, contexts, "same")
+    omit, others = own_element_columns(e, elements, contexts, "omit")
+    relative = columns.get_level_values("neighbor").str.startswith("=")
+    assert np.allclose(same.sum(axis=1), e.sum(axis=1)) and np.isclose(same[:, np.flatnonzero(relative)].sum() + omit.sum(), e.sum())
+    assert not others.get_level_values("neighbor").str.startswith("=").any()
+
+
+def test_an_unseen_element_is_placed_by_its_neighbours():
+    m = Motif2Vec().fit(random_table())
+    v = m.transform(table([(0, 0, "Xe|O:6"), (0, 1, "Xe|O:6"), (0, 2, "Ti|T:4")], [(0, 0, 1, "edge"), (0, 0, 2, "corner")]))
+    assert v[0].any() and v[1].any() # an octahedron like itself is known, whatever the element
+
+
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_one_crystal_is_enough(weighting, own, tmp_path):
+    "Rutile: one kind, two columns; there may be nothing to tell apart, but nothing breaks"
+    t = table([(0, 0, "Ti|O:6"), (0, 1, "Ti|O:6")], [(0, 0, 1, "corner")] * 8 + [(0, 0, 0, "edge"), (0, 1, 1, "edge")])
+    m = Motif2Vec(weighting=weighting, own=own).fit(t)
+    again = Motif2Vec.load(m.save(tmp_path))
+    assert m.counts_["Ti|O:6"] == 2 and m.transform(t).shape == (2, len(m.components_)) and again.vectors_.shape == m.vectors_.shape
+    assert len(m.project("tsne")) == len(m.cluster()) == len(m.vectors_)
 
 
 # ---- transform
@@ -136,14 +176,14 @@ def test_unknown_options(bad):
 def test_a_motif_with_its_kinds_environment_gets_its_kinds_vector():
     "One kind a crystal: each motif's own row is its kind's row, so the vectors are the same but for the scale of counts"
     t = table([(0, 0, "Zn|T:4"), (0, 1, "Ti|O:6"), (0, 2, "La|C:8")], [(0, 0, 1, "corner"), (0, 1, 2, "edge"), (0, 1, 2, "face"), (0, 2, 2, "corner")])
-    for weighting in WEIGHTINGS:
-        m = Motif2Vec(60, weighting, "site").fit(t)
+    for weighting, own in itertools.product(WEIGHTINGS, ("same", "named")):
+        m = Motif2Vec(60, weighting, "site", own).fit(t)
         assert np.allclose(m.transform(t), m.vectors_.loc[t.kinds])
 
 
 def test_mean_of_single_motifs_is_the_kind_with_counts():
     t = random_table()
-    m = Motif2Vec(8, "counts", "site").fit(t)
+    m = Motif2Vec(8, "counts", "site", "named").fit(t)
     assert np.allclose(pd.DataFrame(m.transform(t)).groupby(t.kinds.to_numpy()).sum(), m.vectors_)
 
 
@@ -208,46 +248,13 @@ def test_environment_names_what_surrounds_a_kind(families):
     assert e.neighbor[0] == "Ti|O:6" and e.sharing[0] == "face" and e["count"].sum() == 20 and np.isclose(e.share.sum(), 1)
 
 
-# ---- maps and clusters
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("n", [1, 2, 4, 5, 7])
-def test_small_maps(method, n):
-    v = pd.DataFrame(np.random.default_rng(0).normal(size=(n, 4)), [f"k{i}" for i in range(n)])
-    xy = project_vectors(v, method)
-    assert list(xy.columns) == ["x", "y"] and xy.index.equals(v.index) and np.isfinite(xy).all(axis=None)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_maps_keep_groups_apart_and_repeat(method):
-    rng = np.random.default_rng(0)
-    v = pd.DataFrame(np.repeat(np.eye(3, 10), 20, axis=0) + 0.05 * rng.normal(size=(60, 10)))
-    xy = project_vectors(v, method, seed=1)
-    assert xy.equals(project_vectors(v, method, seed=1))
-    d = np.linalg.norm(xy.to_numpy()[:, None] - xy.to_numpy()[None], axis=2) + np.eye(60) * 1e9
-    assert (d.argmin(axis=1) // 20 == np.arange(60) // 20).all()
-
-
-def test_empty_map():
-    assert project_vectors(pd.DataFrame(np.zeros((0, 4))), "tsne").shape == (0, 2)
-    with pytest.raises(UserError, match="did you mean 'tsne'"): project_vectors(pd.DataFrame(np.eye(3)), "t-sne")
-
-
-@pytest.mark.parametrize("method", ["hdbscan", "kmeans"])
-def test_clusters(method):
-    v = pd.DataFrame(np.repeat(np.eye(3, 10), 20, axis=0) + 0.05 * np.random.default_rng(0).normal(size=(60, 10)))
-    labels = cluster_vectors(v, method, n_clusters=3)
-    assert labels.index.equals(v.index) and labels.groupby(np.arange(60) // 20).nunique().eq(1).all() and labels.nunique() == 3
-    assert len(cluster_vectors(v.head(2), method)) == 2
-    with pytest.raises(UserError, match="did you mean 'kmeans'"): cluster_vectors(v, "k-means")
-
-
 # ---- files
 
+@pytest.mark.parametrize("own", OWN)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_save_and_load(tmp_path, weighting):
+def test_save_and_load(tmp_path, weighting, own):
     t = random_table()
-    m = Motif2Vec(6, weighting, "crystal", 4).fit(t)
+    m = Motif2Vec(6, weighting, "crystal", own, 4).fit(t)
     again = Motif2Vec.load(m.save(tmp_path / "deep" / "model", data="random", n=3))
     assert again.get_params() == m.get_params() and again.provenance_ == dict(data="random", n=3)
     assert np.allclose(again.vectors_, m.vectors_, rtol=1e-4, atol=1e-5) and (again.environment_ != m.environment_).nnz == 0
@@ -289,9 +296,10 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, monkeypatch):
 def test_reweighted_is_a_new_fit():
     t = random_table()
     m = Motif2Vec(6, "counts").fit(t)
-    assert np.allclose(m.reweighted("ppmi").vectors_, Motif2Vec(6, "ppmi").fit(t).vectors_)
+    assert np.allclose(m.reweighted(weighting="ppmi").vectors_, Motif2Vec(6, "ppmi").fit(t).vectors_)
     assert m.weighting == "counts" and m.reweighted(n_components=2).vectors_.shape[1] == 2
-    with pytest.raises(UserError): m.reweighted("ppm")
+    with pytest.raises(UserError, match="did you mean 'ppmi'"): m.reweighted(weighting="ppm")
+    with pytest.raises(UserError, match="option='count'"): m.reweighted(count="site")
 
 
 # ---- size
