@@ -1,0 +1,135 @@
+"""The command line keeps what DESIGN promises: files, numbers on the last line, exit statuses."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from motiflab.cli import run
+from motiflab.motifs import load_motifs
+
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])
+RUTILE = Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [.305, .305, 0]])
+PEROVSKITE = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.905), ["Sr", "Ti", "O"], [[0, 0, 0], [.5, .5, .5], [.5, .5, 0]])
+COPPER = Structure(Lattice.cubic(2.55), ["Cu"], [[0, 0, 0]])
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory): # folder of four CIF files
+    folder = tmp_path_factory.mktemp("crystals")
+    for name, s in dict(salt=SALT, rutile=RUTILE, perovskite=PEROVSKITE, copper=COPPER).items(): s.to(filename=str(folder / f"{name}.cif"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(crystals, tmp_path_factory): # folder that `motiflab extract` wrote
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert run(["extract", str(crystals), "-o", str(folder), "--jobs", "1"]) == 0
+    return folder
+
+
+def last_line(text: str) -> str: return text.strip().splitlines()[-1]
+
+
+def complaint(capsys, *arguments: str) -> str: # the one line on stderr
+    "Run a command that has to end with status 2 and one line"
+    status, said = run(arguments), capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("motiflab:")]
+    assert status == 2 and len(lines) == 1 and "Traceback" not in said.err
+    return lines[0]
+
+
+def test_alone_it_says_what_it_can_do(capsys):
+    assert run([]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in ("extract", "atlas", "demo"))
+
+
+@pytest.mark.parametrize("command", [[], ["extract"], ["atlas"], ["demo"]])
+def test_help(command, capsys):
+    assert run([*command, "--help"]) == 0
+    assert "Usage: motiflab" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0 and capsys.readouterr().out.split()[0] == "motiflab"
+
+
+def test_extract_writes_tables_and_crystals(extracted):
+    table = load_motifs(extracted)
+    assert set(table.kinds) == {"Na|O:6", "Ti|O:6", "Sr|C:12"} and len(table.skipped) == 1
+    assert table.skipped.reason[0].startswith("No cation")
+    assert {p.name for p in extracted.iterdir()} == {"motifs.parquet", "connections.parquet", "skipped.csv", "crystals.jsonl.gz"}
+
+
+def test_kept_crystals_are_those_with_motifs(extracted):
+    from motiflab.crystals import read_crystals
+
+    kept, table = read_crystals(extracted / "crystals.jsonl.gz"), load_motifs(extracted)
+    assert set(kept.frame.index) == set(table.motifs.crystal_id) and len(kept) == 3
+
+
+def test_last_line_holds_the_numbers(crystals, tmp_path, capsys):
+    assert run(["extract", str(crystals), "-o", str(tmp_path), "--jobs", "1"]) == 0
+    line = last_line(capsys.readouterr().out)
+    assert line.startswith("8 motifs of 3 kinds in 3 crystals") and "1 crystal skipped" in line
+
+
+def test_options_reach_the_extraction(crystals, tmp_path, capsys):
+    centers = ["extract", str(crystals), "-o", str(tmp_path / "o"), "--centers", "O,Cl", "--jobs", "1"]
+    assert run(centers) == 0 and set(load_motifs(tmp_path / "o").motifs.element) == {"O", "Cl"}
+    assert run(["extract", str(crystals), "-o", str(tmp_path / "l"), "--limit", "1", "--jobs", "1"]) == 0
+    table = load_motifs(tmp_path / "l")
+    assert table.n_crystals + len(table.skipped) == 1
+
+
+def test_several_inputs_keep_ids_apart(crystals, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    RUTILE.copy().scale_lattice(RUTILE.volume * 1.03).to(filename=str(other / "rutile.cif"))
+    assert run(["extract", str(crystals / "rutile.cif"), str(other / "rutile.cif"), "-o", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    assert load_motifs(tmp_path / "out").n_crystals == 2
+
+
+def test_tables_are_not_written_over_unasked(crystals, extracted, capsys):
+    assert "--resume" in complaint(capsys, "extract", str(crystals), "-o", str(extracted))
+    assert run(["extract", str(crystals), "-o", str(extracted), "--resume", "--jobs", "1"]) == 0
+
+
+@pytest.mark.parametrize("arguments, hint", [
+    (["extract"], "INPUT"), (["extract", "x.cif"], "out"), (["extrat"], "extract"), (["extract", "x.cif", "-o", "o", "--reume"], "--resume"),
+    (["extract", "x.cif", "-o", "o", "--centers", "cation"], "'cations'"), (["extract", "x.cif", "-o", "o", "--ligands", "chemev"], "'chemenv'"),
+    (["extract", "x.cif", "-o", "o", "--jobs", "many"], "jobs"), (["atlas", "--method", "tnse"], "'tsne'"), (["atlas", "--vectors", "shiped"], "'shipped'"),
+    (["extract", "matbench_dielectrik", "-o", "o"], "matbench_dielectric"), (["atlas", "no_such_folder"], "motiflab extract")])
+def test_a_mistake_is_one_line_that_says_what_to_do(arguments, hint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hint in complaint(capsys, *arguments)
+
+
+def test_atlas_is_one_file(extracted, tmp_path, capsys):
+    assert run(["atlas", str(extracted), "-o", str(tmp_path / "sub" / "atlas.html"), "--vectors", "fit", "--method", "pca"]) == 0
+    page = (tmp_path / "sub" / "atlas.html").read_text(encoding="utf-8")
+    assert "Ti|O:6" in page and "plotly" in page.lower() and [p.name for p in (tmp_path / "sub").iterdir()] == ["atlas.html"]
+    assert "1 crystal skipped" in last_line(capsys.readouterr().out)
+
+
+def test_atlas_of_the_shipped_vectors(tmp_path, capsys):
+    assert run(["atlas", "-o", str(tmp_path / "atlas.html"), "--method", "pca"]) == 0
+    assert (tmp_path / "atlas.html").stat().st_size > 100_000 and "kinds" in last_line(capsys.readouterr().out)
+
+
+def test_demo(tmp_path, capsys):
+    assert run(["demo", "-o", str(tmp_path), "--crystals", "6", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "atlas.html").exists() and "make lab" in said and "skipped" in last_line(said)
+    formulas = pd.read_parquet(tmp_path / "motifs.parquet").crystal_id.nunique()
+    assert 0 < formulas <= 6
+
+
+def test_help_is_quick():
+    "No library that takes seconds is imported for --help"
+    code = "import sys; from motiflab.cli import run; run(['--help']); assert not {'pandas', 'torch', 'pymatgen', 'plotly'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
