@@ -1,6 +1,6 @@
 """Fit the Motif2Vec that motiflab ships: binary and ternary oxides of the Materials Project with at least one metal.
 
-    MOTIFLAB_DATA=shared/data python benchmarks/fit_oxides.py --n 3000 --seed 0
+    MOTIFLAB_DATA=../shared/data python benchmarks/fit_oxides.py --n 3000 --seed 0
 
 extracts motifs of a random 3,000 of them (all without --n; about four crystals a second on two processors, and a
 stopped run goes on from the cache), fits, and writes data/motif2vec_oxides and data/motif2vec_oxides_variants.csv.
