@@ -22,7 +22,7 @@ test: $(VENV)/installed  ## notebooks in step and clean, notebooks run, tests pa
 	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
 
 lab: $(VENV)/installed  ## JupyterLab at the tutorial "Explore the motifs of oxides"
-	$(BIN)/jupyter lab $(TUTORIAL)
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(TUTORIAL)
 
 docs: $(VENV)/installed-docs  ## every notebook as a page of HTML, in _docs/
 	$(BIN)/sphinx-build -q -b html -c docs nbs _docs
