@@ -122,6 +122,11 @@ def test_round_trip(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.jsonl", "x.jsonl.gz"]
 
 
+def test_round_trip_without_properties(tmp_path):
+    again = read_crystals(write_crystals(CrystalSet(pd.DataFrame(dict(structure=[SALT, RUTILE]))), tmp_path / "x.jsonl.gz"), progress=False)
+    assert list(again.structures) == [SALT, RUTILE] and again.properties == []
+
+
 def test_properties_may_have_any_name(tmp_path):
     frame = pd.DataFrame(dict(structure=[SALT], id=[5], lattice=["cubic"], species=["salt"], props=[{"a": 1}], cif=["no"]), index=["x"])
     again = read_crystals(write_crystals(CrystalSet(frame), tmp_path / "x.jsonl"), progress=False)
