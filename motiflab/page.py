@@ -6,7 +6,7 @@
 __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_MAP', 'SCRIPT_CRYSTAL', 'SCRIPT_PANEL',
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
-# %% ../nbs/25_page.ipynb #fd398958
+# %% ../nbs/25_page.ipynb #5bd5a738
 STYLE_BASE = """
 :root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ td small { color:var(--soft); } [hidden] { display:none !important; }
   #map { height:62vh; flex:none; } aside { display:block; overflow:visible; } aside section + section { margin-top:14px; } #selection { overflow:visible; } input { width:100%; } .bar label:nth-child(2) { flex:1; min-width:200px; } #crystal { height:320px; } }
 """
 
-# %% ../nbs/25_page.ipynb #2fbdc68d
+# %% ../nbs/25_page.ipynb #79b82907
 BODY = """
 <header><h1 id="title"></h1><p id="summary"></p></header>
 <div class="bar">
@@ -85,7 +85,7 @@ BODY = """
 </main>
 """
 
-# %% ../nbs/25_page.ipynb #7e3083f2
+# %% ../nbs/25_page.ipynb #9d943ec0
 SCRIPT_STATE = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("atlas-data").textContent);
@@ -123,11 +123,12 @@ function matches(word) {
   const loose = pick(i => K.element[i].toLowerCase() === low);
   if (loose.size || word.length < 3) return loose;
   const stem = low.length > 6 ? low.replace(/(al|on|a|s)$/, "") : low;
-  return pick(i => K.name[i].toLowerCase().includes(stem));
+  const first = pick(i => K.name[i].toLowerCase().startsWith(stem));
+  return first.size ? first : pick(i => K.name[i].toLowerCase().includes(stem));
 }
 """
 
-# %% ../nbs/25_page.ipynb #3f91c04a
+# %% ../nbs/25_page.ipynb #226fca40
 SCRIPT_MAP = r"""
 function lit() {
   const words = state.query.split(/[\s,]+/).filter(Boolean).map(matches), c = data.colorings[state.color];
@@ -173,7 +174,7 @@ function drawLegend() {
 }
 """
 
-# %% ../nbs/25_page.ipynb #71afc871
+# %% ../nbs/25_page.ipynb #3be4f8cc
 SCRIPT_CRYSTAL = r"""
 const ball = data.ball;
 function lines(at, pairs, color, width) {
@@ -219,7 +220,7 @@ function crystalLayout(d) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #cb30cf74
+# %% ../nbs/25_page.ipynb #635af9be
 SCRIPT_PANEL = r"""
 function showKind(i, which = 0) {
   state.kind = i; state.crystal = which;
@@ -263,7 +264,7 @@ function find(query) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #79dd5297
+# %% ../nbs/25_page.ipynb #45a9d59e
 SCRIPT_SELECTION = r"""
 const total = data.evidence.total.reduce((a, b) => a + b, 0), logFactorial = new Float64Array(total + 1);
 for (let n = 2; n <= total; n++) logFactorial[n] = logFactorial[n - 1] + Math.log(n);
@@ -338,6 +339,6 @@ async function start() {
 start();
 """
 
-# %% ../nbs/25_page.ipynb #f7436613
+# %% ../nbs/25_page.ipynb #c0a62cd2
 STYLE = STYLE_BASE + STYLE_PARTS
 SCRIPT = SCRIPT_STATE + SCRIPT_MAP + SCRIPT_CRYSTAL + SCRIPT_PANEL + SCRIPT_SELECTION + SCRIPT_START
