@@ -99,7 +99,9 @@ def test_catalogue():
     assert is_dataset("matbench_steels") and not is_dataset("no such thing")
     with pytest.raises(UserError, match="without crystal structures"): load_dataset("matbench_steels")
     with pytest.raises(UserError, match="did you mean 'matbench_dielectric'"): read_crystals("Matbench-Dielectric")
-    with pytest.raises(UserError, match="takes no option chemsys"): read_crystals("matbench_dielectric", chemsys="Mg-O")
+    with pytest.raises(UserError, match="takes no option chemsys"): load_dataset("matbench_dielectric", chemsys="Mg-O")
+    with pytest.raises(UserError, match="only for the dataset materials_project"): read_crystals("matbench_dielectric", chemsys="Mg-O")
+    with pytest.raises(UserError, match="min_distance"): read_crystals("matbench_dielectric", min_distanse=0.3)
 
 
 # ---------------------------------------------------------------- MOTIFLAB_DATA

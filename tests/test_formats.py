@@ -77,6 +77,7 @@ def test_other_compressions(tmp_path):
 def test_names_come_from_files(tmp_path):
     assert list(read(tmp_path / "salt.cif.gz", gzip.compress(CIF.encode())).frame.index) == ["salt"]
     assert list(read(tmp_path / "POSCAR", POSCAR).frame.index) == ["POSCAR"]
+    assert list(read(tmp_path / "POSCAR.Fe2O3", POSCAR).frame.index) == ["POSCAR.Fe2O3"]
     assert list(read(tmp_path / "two.cif", CIF + CIF.replace("halite", "again")).frame.index) == ["two:halite", "two:again"]
     assert list(read(tmp_path / "two.xyz", XYZ + XYZ).frame.index) == ["two:1", "two:2"]
     assert list(read(tmp_path / "no_id.jsonl", LINE.replace('"id"', '"name"')).frame.index) == ["no_id.jsonl:1"]
@@ -240,7 +241,7 @@ def test_folder(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     crystals = read(tmp_path)
-    assert set(crystals.frame.index) == {"a", "b/a", "b/POSCAR", "odd"} and set(crystals.skipped.id) == {"bad", "slab.xsf"}
+    assert set(crystals.frame.index) == {"a", "b/a", "b/POSCAR", "odd.dat"} and set(crystals.skipped.id) == {"bad", "slab.xsf"}
     assert "convert" in crystals.skipped.set_index("id").reason["slab.xsf"]
     again = read_crystals([tmp_path / "a.cif", tmp_path / "b" / "a.cif"], progress=False)
     assert list(again.frame.index) == ["a", "a~2"]
@@ -251,6 +252,20 @@ def test_folder_links_in_circles(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "up").symlink_to(tmp_path)
     assert len(read(tmp_path)) == 1
+
+
+def test_folder_with_odd_things(tmp_path):
+    import os
+    (tmp_path / "a.cif").write_text(CIF)
+    (tmp_path / "lost.cif").symlink_to(tmp_path / "nowhere.cif")
+    os.mkfifo(tmp_path / "pipe") # would wait for ever
+    crystals = read(tmp_path)
+    assert list(crystals.frame.index) == ["a"] and len(crystals.skipped) == 1 and "lost.cif" in crystals.skipped.reason[0]
+
+
+def test_text_that_is_no_path():
+    for source in (CIF * 20, "x\0y"):
+        with pytest.raises(UserError, match="no file, folder or dataset"): read_crystals(source)
 
 
 def test_nothing_to_read(tmp_path):
