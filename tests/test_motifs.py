@@ -132,7 +132,7 @@ def test_reasons():
     assert reason(Structure(lattice, ["Ti", "Al"], [[0, 0, 0], [.5, .5, .5]])).startswith("No anion")
     assert "occupied" in reason(Structure(lattice, [{"Mg": .5, "Fe": .5}, "O"], [[0, 0, 0], [.5, .5, .5]]))
     near = Structure(lattice, ["Mg", "O", "O"], [[0, 0, 0], [.5, .5, .5], [.5, .5, .55]])
-    assert "0.20 angstrom" in reason(near)
+    assert "0.2 angstrom" in reason(near)
     assert len(extract_motifs(near, min_distance=0, n_jobs=1, **QUIET)) == 1
     assert "no Ti" in reason(ROCKSALT, centers=["Ti"])
 
