@@ -6,7 +6,7 @@
 __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_MAP', 'SCRIPT_CRYSTAL', 'SCRIPT_PANEL',
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
-# %% ../nbs/25_page.ipynb #5bd5a738
+# %% ../nbs/25_page.ipynb #a2800ee5
 STYLE_BASE = """
 :root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ td small { color:var(--soft); } [hidden] { display:none !important; }
   #map { height:62vh; flex:none; } aside { display:block; overflow:visible; } aside section + section { margin-top:14px; } #selection { overflow:visible; } input { width:100%; } .bar label:nth-child(2) { flex:1; min-width:200px; } #crystal { height:320px; } }
 """
 
-# %% ../nbs/25_page.ipynb #79b82907
+# %% ../nbs/25_page.ipynb #d672192c
 BODY = """
 <header><h1 id="title"></h1><p id="summary"></p></header>
 <div class="bar">
@@ -85,7 +85,7 @@ BODY = """
 </main>
 """
 
-# %% ../nbs/25_page.ipynb #9d943ec0
+# %% ../nbs/25_page.ipynb #e12218b0
 SCRIPT_STATE = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("atlas-data").textContent);
@@ -95,6 +95,7 @@ let crystals = [];
 const esc = s => String(s).replace(/[&<>"']/g, c => "&#" + c.charCodeAt(0) + ";");
 const ink = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const many = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" : "s");
+const subscript = formula => formula.replace(/\d/g, n => "₀₁₂₃₄₅₆₇₈₉"[n]);
 function make(tag, text, cls) {
   const e = document.createElement(tag);
   if (text !== undefined) e.textContent = text;
@@ -128,7 +129,7 @@ function matches(word) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #226fca40
+# %% ../nbs/25_page.ipynb #2a2f795c
 SCRIPT_MAP = r"""
 function lit() {
   const words = state.query.split(/[\s,]+/).filter(Boolean).map(matches), c = data.colorings[state.color];
@@ -174,7 +175,7 @@ function drawLegend() {
 }
 """
 
-# %% ../nbs/25_page.ipynb #3be4f8cc
+# %% ../nbs/25_page.ipynb #646fdfb6
 SCRIPT_CRYSTAL = r"""
 const ball = data.ball;
 function lines(at, pairs, color, width) {
@@ -220,7 +221,7 @@ function crystalLayout(d) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #635af9be
+# %% ../nbs/25_page.ipynb #31376154
 SCRIPT_PANEL = r"""
 function showKind(i, which = 0) {
   state.kind = i; state.crystal = which;
@@ -245,7 +246,7 @@ function showCrystal() {
   }
   const d = crystals[own[state.crystal]];
   $("previous").disabled = state.crystal === 0; $("next").disabled = state.crystal === own.length - 1;
-  $("which").textContent = "crystal " + (state.crystal + 1) + " of " + own.length + " · " + d.formula + " · " + d.id;
+  $("which").textContent = "crystal " + (state.crystal + 1) + " of " + own.length + " · " + subscript(d.formula) + " · " + d.id;
   $("which").title = many(K.held[state.kind], "crystal") + " of the table with this kind; " + own.length + " in this file";
   Plotly.react("crystal", crystalTraces(d, K.kind[state.kind]), crystalLayout(d), {displayModeBar: false, responsive: true, scrollZoom: true})
     .then(() => { state.drawn = d.id; });
@@ -264,7 +265,7 @@ function find(query) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #45a9d59e
+# %% ../nbs/25_page.ipynb #8224e0e8
 SCRIPT_SELECTION = r"""
 const total = data.evidence.total.reduce((a, b) => a + b, 0), logFactorial = new Float64Array(total + 1);
 for (let n = 2; n <= total; n++) logFactorial[n] = logFactorial[n - 1] + Math.log(n);
@@ -339,6 +340,6 @@ async function start() {
 start();
 """
 
-# %% ../nbs/25_page.ipynb #c0a62cd2
+# %% ../nbs/25_page.ipynb #bf8589a4
 STYLE = STYLE_BASE + STYLE_PARTS
 SCRIPT = SCRIPT_STATE + SCRIPT_MAP + SCRIPT_CRYSTAL + SCRIPT_PANEL + SCRIPT_SELECTION + SCRIPT_START

@@ -25,8 +25,9 @@ def take(html: Path, picture: Path, kind: str, radius: float, color: str, dark: 
         point = page.evaluate("kind => K.kind.indexOf(kind)", kind)
         if point < 0: raise SystemExit(f"{kind} is not on this map.")
         click_point(page, "#map", point)
-        page.wait_for_function("atlas.drawn !== null")
+        page.wait_for_function("atlas.kind !== null")
         if page.evaluate("atlas.kind") != point: page.evaluate("i => showKind(i)", point) # another point lies on it
+        page.wait_for_function("atlas.drawn !== null")
         if radius:
             page.click("[data-mode=lasso]")
             lasso(page, "#map", point, radius)
