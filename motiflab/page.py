@@ -6,7 +6,7 @@
 __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_MAP', 'SCRIPT_CRYSTAL', 'SCRIPT_PANEL',
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
-# %% ../nbs/25_page.ipynb #a2800ee5
+# %% ../nbs/25_page.ipynb #004abebd
 STYLE_BASE = """
 :root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ td small { color:var(--soft); } [hidden] { display:none !important; }
   #map { height:62vh; flex:none; } aside { display:block; overflow:visible; } aside section + section { margin-top:14px; } #selection { overflow:visible; } input { width:100%; } .bar label:nth-child(2) { flex:1; min-width:200px; } #crystal { height:320px; } }
 """
 
-# %% ../nbs/25_page.ipynb #d672192c
+# %% ../nbs/25_page.ipynb #a6b8a0fa
 BODY = """
 <header><h1 id="title"></h1><p id="summary"></p></header>
 <div class="bar">
@@ -85,7 +85,7 @@ BODY = """
 </main>
 """
 
-# %% ../nbs/25_page.ipynb #e12218b0
+# %% ../nbs/25_page.ipynb #13dbde49
 SCRIPT_STATE = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("atlas-data").textContent);
@@ -129,7 +129,7 @@ function matches(word) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #2a2f795c
+# %% ../nbs/25_page.ipynb #044bcbe9
 SCRIPT_MAP = r"""
 function lit() {
   const words = state.query.split(/[\s,]+/).filter(Boolean).map(matches), c = data.colorings[state.color];
@@ -142,7 +142,7 @@ function mapTraces() {
   const chosen = state.selected.length ? {selectedpoints: state.selected} : {};
   return [{type: "scattergl", mode: "markers", x: K.x, y: K.y, text, hovertemplate: "%{text}<extra></extra>", showlegend: false, ...chosen,
     marker: {size: K.size, color: c.color.map(i => c.palette[i]), opacity: on.map(o => o ? 0.88 : 0.06), line: {width: 0.7, color: ink("--card")}},
-    selected: {marker: {opacity: 0.95}}, unselected: {marker: {opacity: 0.12}}},
+    selected: {marker: {opacity: 0.95}}, unselected: {marker: {opacity: 0.2}}},
     {type: "scatter", mode: "markers", x: ring.map(i => K.x[i]), y: ring.map(i => K.y[i]), hoverinfo: "skip", showlegend: false,
       marker: {size: ring.map(i => K.size[i] + 9), color: "rgba(0,0,0,0)", line: {width: 2.5, color: ink("--accent")}}}];
 }
@@ -175,7 +175,7 @@ function drawLegend() {
 }
 """
 
-# %% ../nbs/25_page.ipynb #646fdfb6
+# %% ../nbs/25_page.ipynb #1d99835b
 SCRIPT_CRYSTAL = r"""
 const ball = data.ball;
 function lines(at, pairs, color, width) {
@@ -213,15 +213,15 @@ function crystalTraces(d, kind) {
 function crystalLayout(d) {
   const layout = JSON.parse(JSON.stringify(data.crystalLayout));
   const ends = [0, 1, 2].map(k => d.xyz.filter((_, n) => n % 3 === k).concat(corners.map(n => corner(d, n)[k])))
-    .map(v => [Math.min(...v) - 0.6, Math.max(...v) + 0.6]), span = ends.map(e => e[1] - e[0]), most = Math.max(...span);
-  ["x", "y", "z"].forEach((a, k) => { layout.scene[a + "axis"].range = ends[k]; layout.scene.aspectratio[a] = 1.9 * span[k] / most; });
+    .map(v => [Math.min(...v) - 0.6, Math.max(...v) + 0.6]), span = ends.map(e => e[1] - e[0]), fill = Math.min(2.7 / Math.hypot(...span), 2 / Math.max(...span));
+  ["x", "y", "z"].forEach((a, k) => { layout.scene[a + "axis"].range = ends[k]; layout.scene.aspectratio[a] = fill * span[k]; });
   layout.font = {color: ink("--ink")};
   layout.hoverlabel = {...layout.hoverlabel, bgcolor: ink("--card"), bordercolor: ink("--line"), font: {color: ink("--ink")}};
   return layout;
 }
 """
 
-# %% ../nbs/25_page.ipynb #31376154
+# %% ../nbs/25_page.ipynb #f80106ec
 SCRIPT_PANEL = r"""
 function showKind(i, which = 0) {
   state.kind = i; state.crystal = which;
@@ -265,7 +265,7 @@ function find(query) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #8224e0e8
+# %% ../nbs/25_page.ipynb #9da3b077
 SCRIPT_SELECTION = r"""
 const total = data.evidence.total.reduce((a, b) => a + b, 0), logFactorial = new Float64Array(total + 1);
 for (let n = 2; n <= total; n++) logFactorial[n] = logFactorial[n - 1] + Math.log(n);
@@ -340,6 +340,6 @@ async function start() {
 start();
 """
 
-# %% ../nbs/25_page.ipynb #bf8589a4
+# %% ../nbs/25_page.ipynb #ecbfa211
 STYLE = STYLE_BASE + STYLE_PARTS
 SCRIPT = SCRIPT_STATE + SCRIPT_MAP + SCRIPT_CRYSTAL + SCRIPT_PANEL + SCRIPT_SELECTION + SCRIPT_START

@@ -33,8 +33,8 @@ def take(html: Path, picture: Path, kind: str, radius: float, color: str, dark: 
             lasso(page, "#map", point, radius)
             page.wait_for_function("atlas.selected.length > 0")
         page.mouse.move(640, 40)
-        page.locator("#map .hoverlayer .hovertext").first.wait_for(state="detached")
         page.wait_for_timeout(500) # transitions
+        page.evaluate("document.querySelector('#map .hoverlayer').replaceChildren()")
         picture.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(picture))
         browser.close()
