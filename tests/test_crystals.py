@@ -155,9 +155,8 @@ def test_shared_sets_are_whole(shared_data, name, tmp_path):
 @pytest.mark.parametrize("name", ["mp_crystals_2018", "mp_oxides_2024"])
 def test_large_sets(shared_data, name):
     with gzip.open(shared_data / f"{name}.jsonl.gz") as file: assert sum(1 for _ in file) == COUNTS[name]
-    start = time.process_time()
     crystals = read_crystals(name, limit=2000, progress=False)
-    assert len(crystals) == 2000 and not len(crystals.skipped) and time.process_time() - start < 10
+    assert len(crystals) == 2000 and not len(crystals.skipped)
 
 
 def test_hostile_structures(shared_data):
@@ -210,12 +209,11 @@ def test_given_states_come_first():
     with pytest.raises(UserError, match="bond_valence"): guess_oxidation_states(RUTILE, "bond_valance")
 
 
-def test_large_formulas_take_no_time():
+def test_large_formulas():
     species = ["Fe"] * 97 + ["Mn"] * 89 + ["Co"] * 101 + ["O"] * 421
     structure = Structure(Lattice.cubic(30), species, np.random.default_rng(0).random((len(species), 3)))
-    start = time.perf_counter()
     charges = guess_oxidation_states(structure, "composition")
-    assert abs(sum(charges)) < 1e-6 and time.perf_counter() - start < 5
+    assert abs(sum(charges)) < 1e-6 and set(charges[-421:]) == {-2.0}
 
 
 def slow(*args):
@@ -225,28 +223,26 @@ def slow(*args):
 def test_time_limit_in_any_thread(monkeypatch):
     alloy = Structure(Lattice.cubic(2.9), ["Ni", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     monkeypatch.setattr(oxidation, "_bond_valence", slow)
-    start, box = time.perf_counter(), []
+    box = []
     assert guess_oxidation_states(alloy, time_limit=0.2) is None and guess_oxidation_states(alloy, time_limit=0) is None
     thread = threading.Thread(target=lambda: box.append(guess_oxidation_states(alloy, time_limit=0.2)), daemon=True)
     thread.start()
     thread.join(5)
-    assert box == [None] and time.perf_counter() - start < 3
+    assert box == [None] # `slow` never ends by itself
 
 
-def test_time_limit_within_a_time_limit(monkeypatch):
-    "An outer alarm still rings, and at its time"
+def test_time_limit_within_a_time_limit():
+    "An outer alarm still rings, after the inner one"
     import signal
     class Outer(Exception): pass
     def ring(signum, frame): raise Outer
     before = signal.signal(signal.SIGALRM, ring)
     try:
         for outer, inner in ((0.6, 0.2), (0.2, 5)):
-            start = time.perf_counter()
             signal.setitimer(signal.ITIMER_REAL, outer)
             with pytest.raises(Outer):
                 assert oxidation._limited(slow, (), inner) is None
                 slow()
-            assert outer - 0.05 < time.perf_counter() - start < outer + 0.4
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -114,7 +114,24 @@ def test_parquet_round_trip(table, tmp_path):
 
 def test_a_missing_table_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="motiflab extract"): load_motifs(tmp_path)
-    with pytest.raises(ValueError, match="crystal_id"): MotifTable(pd.DataFrame({"a": [1]}))
+    with pytest.raises(UserError, match="crystal_id"): MotifTable(pd.DataFrame({"a": [1]}))
+
+
+def test_a_damaged_table_names_the_command(table, tmp_path):
+    path = save_motifs(table, tmp_path) / "motifs.parquet"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="not a whole motif table"): load_motifs(tmp_path)
+    pd.DataFrame({"another": [1]}).to_parquet(path)
+    with pytest.raises(UserError, match="not a whole motif table"): load_motifs(tmp_path)
+
+
+def test_ids_keep_their_type_and_their_zeros(tmp_path):
+    copper = Structure(Lattice.cubic(2.5), ["Cu"], [[0, 0, 0]])
+    for ids, kind in (["1000041", "0012"], str), ([41, 12], int):
+        named = pd.Series([ROCKSALT, copper], index=ids)
+        again = load_motifs(save_motifs(extract_motifs(named, n_jobs=1, **QUIET), tmp_path / kind.__name__))
+        assert set(again.motifs.crystal_id) == {ids[0]} == set(again.connections.crystal_id) and again.skipped.id.tolist() == [ids[1]]
+        assert kind is str or pd.api.types.is_integer_dtype(again.motifs.crystal_id)
 
 
 ROCKSALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [.5, .5, .5]])
