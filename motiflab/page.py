@@ -6,7 +6,7 @@
 __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_MAP', 'SCRIPT_CRYSTAL', 'SCRIPT_PANEL',
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
-# %% ../nbs/25_page.ipynb #004abebd
+# %% ../nbs/25_page.ipynb #7312316d
 STYLE_BASE = """
 :root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ td small { color:var(--soft); } [hidden] { display:none !important; }
   #map { height:62vh; flex:none; } aside { display:block; overflow:visible; } aside section + section { margin-top:14px; } #selection { overflow:visible; } input { width:100%; } .bar label:nth-child(2) { flex:1; min-width:200px; } #crystal { height:320px; } }
 """
 
-# %% ../nbs/25_page.ipynb #a6b8a0fa
+# %% ../nbs/25_page.ipynb #9ef09ff5
 BODY = """
 <header><h1 id="title"></h1><p id="summary"></p></header>
 <div class="bar">
@@ -85,7 +85,7 @@ BODY = """
 </main>
 """
 
-# %% ../nbs/25_page.ipynb #13dbde49
+# %% ../nbs/25_page.ipynb #831c8baf
 SCRIPT_STATE = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("atlas-data").textContent);
@@ -129,7 +129,7 @@ function matches(word) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #044bcbe9
+# %% ../nbs/25_page.ipynb #92b92f31
 SCRIPT_MAP = r"""
 function lit() {
   const words = state.query.split(/[\s,]+/).filter(Boolean).map(matches), c = data.colorings[state.color];
@@ -175,7 +175,7 @@ function drawLegend() {
 }
 """
 
-# %% ../nbs/25_page.ipynb #1d99835b
+# %% ../nbs/25_page.ipynb #d79526a6
 SCRIPT_CRYSTAL = r"""
 const ball = data.ball;
 function lines(at, pairs, color, width) {
@@ -221,7 +221,7 @@ function crystalLayout(d) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #f80106ec
+# %% ../nbs/25_page.ipynb #76f1424c
 SCRIPT_PANEL = r"""
 function showKind(i, which = 0) {
   state.kind = i; state.crystal = which;
@@ -265,7 +265,7 @@ function find(query) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #9da3b077
+# %% ../nbs/25_page.ipynb #9de3ec7b
 SCRIPT_SELECTION = r"""
 const total = data.evidence.total.reduce((a, b) => a + b, 0), logFactorial = new Float64Array(total + 1);
 for (let n = 2; n <= total; n++) logFactorial[n] = logFactorial[n - 1] + Math.log(n);
@@ -300,6 +300,7 @@ function enriched(selected) {
 }
 """
 
+# %% ../nbs/25_page.ipynb #ec85f3e8
 SCRIPT_START = r"""
 function showSelection(points) {
   state.selected = points;
@@ -340,6 +341,6 @@ async function start() {
 start();
 """
 
-# %% ../nbs/25_page.ipynb #ecbfa211
+# %% ../nbs/25_page.ipynb #36ee4f59
 STYLE = STYLE_BASE + STYLE_PARTS
 SCRIPT = SCRIPT_STATE + SCRIPT_MAP + SCRIPT_CRYSTAL + SCRIPT_PANEL + SCRIPT_SELECTION + SCRIPT_START
