@@ -1,6 +1,7 @@
 """Are the notebooks clean, and is motiflab/ what they export? Looks at copies: nothing in the checkout is changed."""
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,24 @@ def differences(folder: str, pattern: str, command: str, copy: Path) -> list[str
     return [f"{folder}/{name}" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
 
 
+NOISE = {  # what no saved output may hold -> why
+    "site-packages": "a path of the machine that ran it",
+    "/tmp/": "a path of the machine that ran it",
+    "widget-view": "the state of a widget, which shows nothing without its kernel",
+}
+
+
+def noise() -> list[str]:
+    "A line for each saved output that says more of the machine than of the work"
+    found = []
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts: continue
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            saved = json.dumps(cell.get("outputs", []))
+            found += [f"{path.relative_to(root)} cell {i}: {why} ({mark})" for mark, why in NOISE.items() if mark in saved]
+    return found
+
+
 def main() -> None:
     "Say which files are out of step and what to run; exit status 1 when there are any"
     with tempfile.TemporaryDirectory() as tmp:
@@ -41,7 +60,9 @@ def main() -> None:
         dirty = differences("nbs", "*.ipynb", "nbdev_clean", copy)
     if stale: print("Out of step with the notebooks (run nbdev_export; delete modules without a notebook):", *stale, sep="\n  ")
     if dirty: print("Not clean (run nbdev_clean):", *dirty, sep="\n  ")
-    if stale or dirty: sys.exit(1)
+    noisy = noise()
+    if noisy: print("Outputs to mend and run again:", *noisy, sep="\n  ")
+    if stale or dirty or noisy: sys.exit(1)
     print("Notebooks are clean and motiflab/ is what they export.")
 
 

@@ -72,6 +72,16 @@ def test_kept_crystals_are_those_with_motifs(extracted):
     assert set(kept.frame.index) == set(table.motifs.crystal_id) and len(kept) == 3
 
 
+@pytest.mark.parametrize("damage, said", [("motifs.parquet", "not a whole motif table"), ("crystals.jsonl.gz", "lacks 3 crystals")])
+def test_damaged_tables_are_one_line(extracted, tmp_path, capsys, damage, said):
+    import shutil
+
+    folder = shutil.copytree(extracted, tmp_path / "copy")
+    (folder / damage).write_bytes(b"x")
+    assert run(["atlas", str(folder), "-o", str(tmp_path / "atlas.html")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "atlas.html").exists()
+
+
 def test_last_line_holds_the_numbers(crystals, tmp_path, capsys):
     assert run(["extract", str(crystals), "-o", str(tmp_path), "--jobs", "1"]) == 0
     line = last_line(capsys.readouterr().out)
