@@ -6,7 +6,7 @@
 __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_MAP', 'SCRIPT_CRYSTAL', 'SCRIPT_PANEL',
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
-# %% ../nbs/25_page.ipynb #7312316d
+# %% ../nbs/25_page.ipynb #1072893d
 STYLE_BASE = """
 :root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ td small { color:var(--soft); } [hidden] { display:none !important; }
   #map { height:62vh; flex:none; } aside { display:block; overflow:visible; } aside section + section { margin-top:14px; } #selection { overflow:visible; } input { width:100%; } .bar label:nth-child(2) { flex:1; min-width:200px; } #crystal { height:320px; } }
 """
 
-# %% ../nbs/25_page.ipynb #9ef09ff5
+# %% ../nbs/25_page.ipynb #153901bf
 BODY = """
 <header><h1 id="title"></h1><p id="summary"></p></header>
 <div class="bar">
@@ -85,13 +85,13 @@ BODY = """
 </main>
 """
 
-# %% ../nbs/25_page.ipynb #831c8baf
+# %% ../nbs/25_page.ipynb #e114879f
 SCRIPT_STATE = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("atlas-data").textContent);
 const K = data.kinds, N = K.kind.length, $ = id => document.getElementById(id);
-const state = window.atlas = {color: Object.keys(data.colorings)[0], mode: "pan", query: "", label: null, kind: null, crystal: 0, selected: [], drawn: null};
-let crystals = [];
+const state = window.atlas = {color: data.colors[0], mode: "pan", query: "", label: null, kind: null, crystal: 0, selected: [], drawn: null};
+let crystals = [], byId = new Map();
 const esc = s => String(s).replace(/[&<>"']/g, c => "&#" + c.charCodeAt(0) + ";");
 const ink = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const many = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" : "s");
@@ -107,20 +107,28 @@ async function unpack(id) {
   const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).json();
 }
-function reduced(text) {
-  const parts = [...text.matchAll(/([A-Z][a-z]?)(\d*)/g)], count = {};
-  if (parts.map(p => p[0]).join("") !== text) return text;
-  for (const [, e, n] of parts) count[e] = (count[e] || 0) + (n ? +n : 1);
-  const gcd = (a, b) => b ? gcd(b, a % b) : a, by = Object.values(count).reduce(gcd, 0) || 1;
-  return Object.keys(count).sort().map(e => e + count[e] / by).join("");
+function shares(text) {
+  const token = /([A-Z][a-z]?|[()])(\d+\.?\d*|\.\d+)?/y, stack = [new Map()];
+  const add = (e, n) => { const top = stack[stack.length - 1]; top.set(e, (top.get(e) || 0) + n); };
+  while (token.lastIndex < text.length) {
+    const t = token.exec(text), n = t && t[2] ? Number(t[2]) : 1;
+    if (!t || t[1] === "(" && t[2] || t[1] === ")" && stack.length === 1) return null;
+    if (t[1] === "(") stack.push(new Map());
+    else if (t[1] === ")") for (const [e, k] of stack.pop()) add(e, k * n);
+    else add(t[1], n);
+  }
+  const count = [...stack[0]], total = count.reduce((sum, [, n]) => sum + n, 0);
+  return stack.length === 1 && count.length > 1 && total > 0 ? count.map(([e, n]) => e + (n / total).toFixed(4)).sort().join(" ") : null;
 }
-const byFormula = {};
-for (const [f, kinds] of Object.entries(data.formulas)) byFormula[reduced(f)] = (byFormula[reduced(f)] || []).concat(kinds);
+const byFormula = new Map();
+for (const [f, kinds] of Object.entries(data.formulas)) byFormula.set(shares(f), (byFormula.get(shares(f)) || []).concat(kinds));
+byFormula.delete(null);
 function matches(word) {
   const low = word.toLowerCase(), pick = test => new Set([...Array(N).keys()].filter(test));
   const exact = pick(i => K.kind[i] === word || K.element[i] === word || K.symbol[i].toLowerCase() === low);
   if (exact.size) return exact;
-  if (byFormula[reduced(word)]) return new Set(byFormula[reduced(word)]);
+  const held = (byFormula.get(shares(word)) || []).concat(byId.get(word) || []);
+  if (held.length) return new Set(held);
   const loose = pick(i => K.element[i].toLowerCase() === low);
   if (loose.size || word.length < 3) return loose;
   const stem = low.length > 6 ? low.replace(/(al|on|a|s)$/, "") : low;
@@ -129,10 +137,15 @@ function matches(word) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #92b92f31
+# %% ../nbs/25_page.ipynb #01f8d135
 SCRIPT_MAP = r"""
+function search(query) {
+  const whole = query.trim();
+  if (/[\s,]/.test(whole) && byId.has(whole)) return [new Set(byId.get(whole))];
+  return whole.split(/[\s,]+/).filter(Boolean).map(matches);
+}
 function lit() {
-  const words = state.query.split(/[\s,]+/).filter(Boolean).map(matches), c = data.colorings[state.color];
+  const words = search(state.query), c = data.colorings[state.color];
   const wanted = state.label === null ? null : c.legend.findIndex(l => l[0] === state.label);
   return [...Array(N).keys()].map(i => words.every(w => w.has(i)) && (wanted === null || c.label[i] === wanted));
 }
@@ -175,7 +188,7 @@ function drawLegend() {
 }
 """
 
-# %% ../nbs/25_page.ipynb #d79526a6
+# %% ../nbs/25_page.ipynb #2440e668
 SCRIPT_CRYSTAL = r"""
 const ball = data.ball;
 function lines(at, pairs, color, width) {
@@ -221,7 +234,7 @@ function crystalLayout(d) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #76f1424c
+# %% ../nbs/25_page.ipynb #4735d3bb
 SCRIPT_PANEL = r"""
 function showKind(i, which = 0) {
   state.kind = i; state.crystal = which;
@@ -240,7 +253,8 @@ function showCrystal() {
   const own = K.examples[state.kind], some = own.length > 0;
   $("crystal").hidden = $("steps").hidden = !some; $("about").hidden = some; state.drawn = null;
   if (!some) {
-    $("about").textContent = data.loaded ? "No crystal of this kind is in this file: export it with a larger max_examples."
+    $("about").textContent = data.loaded && K.held[state.kind] ? "No crystal of this kind is in this file: export it with a larger max_examples."
+      : data.loaded ? "None of the loaded crystals holds this kind: it is known from the set that the vectors were fitted on."
       : "No crystals are loaded, so there is none to draw: read some with read_crystals, extract their motifs with extract_motifs, and export Atlas(table, vectors, crystals=crystals) again.";
     return;
   }
@@ -265,7 +279,7 @@ function find(query) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #9de3ec7b
+# %% ../nbs/25_page.ipynb #3b9d0ef3
 SCRIPT_SELECTION = r"""
 const total = data.evidence.total.reduce((a, b) => a + b, 0), logFactorial = new Float64Array(total + 1);
 for (let n = 2; n <= total; n++) logFactorial[n] = logFactorial[n - 1] + Math.log(n);
@@ -300,7 +314,7 @@ function enriched(selected) {
 }
 """
 
-# %% ../nbs/25_page.ipynb #ec85f3e8
+# %% ../nbs/25_page.ipynb #a3b9f2fc
 SCRIPT_START = r"""
 function showSelection(points) {
   state.selected = points;
@@ -324,12 +338,12 @@ function reset() {
 }
 async function start() {
   $("title").textContent = document.title; $("summary").textContent = data.summary;
-  for (const name of Object.keys(data.colorings)) $("color").append(make("option", name));
+  for (const name of data.colors) { const o = make("option", name); o.value = name; $("color").append(o); }
   $("color").onchange = e => { state.color = e.target.value; state.label = null; drawLegend(); drawMap().then(() => Plotly.Plots.resize("map")); };
   $("search").oninput = e => find(e.target.value);
   for (const b of document.querySelectorAll("[data-mode]")) b.onclick = () => setMode(b.dataset.mode);
   $("reset").onclick = reset; $("previous").onclick = () => step(-1); $("next").onclick = () => step(1);
-  crystals = await unpack("atlas-crystals");
+  crystals = await unpack("atlas-crystals"); byId = new Map(await unpack("atlas-ids"));
   drawLegend();
   await Plotly.newPlot("map", mapTraces(), mapLayout(), config);
   $("map").on("plotly_click", e => { if (e.points[0].curveNumber === 0) showKind(e.points[0].pointIndex); });
@@ -341,6 +355,6 @@ async function start() {
 start();
 """
 
-# %% ../nbs/25_page.ipynb #36ee4f59
+# %% ../nbs/25_page.ipynb #298f811c
 STYLE = STYLE_BASE + STYLE_PARTS
 SCRIPT = SCRIPT_STATE + SCRIPT_MAP + SCRIPT_CRYSTAL + SCRIPT_PANEL + SCRIPT_SELECTION + SCRIPT_START

@@ -67,4 +67,20 @@ def test_the_old_page_stays_when_the_new_cannot_be_written(data, tmp_path, monke
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["missing/atlas.html", "."])
+def test_the_place_is_looked_at_before_anything_is_drawn(data, tmp_path, monkeypatch, place):
+    import motiflab.html as html
+    monkeypatch.setattr(html, "atlas_page", lambda *args: pytest.fail("drawn in vain"))
+    with pytest.raises(UserError, match="folder") as error: write_atlas(data, tmp_path / place)
+    assert " -o" not in str(error.value)
+
+
+def test_colours_keep_their_order_whatever_properties_are_called(data):
+    cell = data.crystals.frame.structure.iloc[0]
+    crystals = CrystalSet(pd.DataFrame({"structure": [cell, cell, cell], "2024": [1., 2, 3], "geometry": [3., 2, 1]}, index=data.crystals.frame.index))
+    known = page_data(atlas_data(data.table, pd.DataFrame([[1., 0], [0, 1]], index=["Mg|O:6", "Zn|T:4"]), crystals, projection="pca"))[0]
+    assert known["colors"][0] == "geometry" and known["colors"][-2:] == ["2024", "geometry (property)"] and set(known["colors"]) == set(known["colorings"])
+    assert known["colorings"]["geometry"]["legend"] and known["colorings"]["geometry (property)"]["scale"]
+
+
 def test_same_atlas_same_page(data): assert atlas_page(data) == atlas_page(data)

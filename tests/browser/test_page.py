@@ -137,6 +137,49 @@ def test_names_are_text(watched, tmp_path):
     silent(w)
 
 
+def world_of(ids, formulas, columns):
+    "Crystals of given formulas, a motif of their first element each"
+    from pymatgen.core import Composition
+    cells = [Structure(Lattice.cubic(9), [e for e, n in Composition(f).items() for _ in range(round(n))], [[i / 9, i / 9, 0] for i in range(round(Composition(f).num_atoms))])
+             if "." not in f else Structure(Lattice.cubic(4), [{"Mg": 0.5}, "O"], [[0, 0, 0], [.5, .5, .5]]) for f in formulas]
+    row = dict(site=0, oxidation=None, symbol="O:6", name="octahedron", cn=6, csm=.1, multiplicity=1, order_parameters=[], ligands=[])
+    table = MotifTable([row | dict(crystal_id=i, element=next(iter(Composition(f))).symbol) for i, f in zip(ids, formulas)])
+    kinds = sorted(set(table.kinds)) + ["Zr|T:4"]
+    crystals = CrystalSet(pd.DataFrame(dict(structure=cells, **columns), index=ids))
+    return atlas_data(table, pd.DataFrame([[1., i] for i in range(len(kinds))], index=kinds), crystals, projection="pca")
+
+
+def test_formulas_ids_and_odd_names(watched, tmp_path):
+    from motiflab.atlasdata import search_kinds
+    ids = ["spinel no. 1, big", "mp-1", "constructor", 7]
+    data = world_of(ids, ["ZnFe2O4", "Ca3(PO4)2", "Li2O", "Mg0.5O"], {"2024": [1., 2, 3, 4], "a  b ": [2., 1, 4, 3], "element": [1., 2, 3, 5], "__proto__": [1., 2, 3, 7]})
+    assert "Zn(FeO2)2" in set(data.formulas)
+    w = opened(watched, write_atlas(data, tmp_path / "a.html"))
+    page = w.page
+    queries = {"ZnFe2O4": 1, "Zn(FeO2)2": 1, "Fe4Zn2O8": 1, "Ca3P2O8": 1, "Ca3(PO4)2": 1, "Mg0.5O": 1, "MgO2": 1, "Li2O": 1, "LiO": 0, "(": 0, "Zn(": 0, "Zn)": 0, "ZnO.": 0,
+               "spinel no. 1, big": 1, "mp-1": 1, "7": 1, "constructor": 1, "toString": 0, "__proto__": 0, "mp-1 Ca": 1, "mp-1 Li": 0}
+    for query, n in queries.items():
+        page.fill("#search", query)
+        lit = [w.kinds["kind"][i] for i, o in enumerate(page.evaluate("lit()")) if o]
+        assert len(lit) == n and set(lit) == set(data.kinds.index[search_kinds(data, query)]), query
+    page.fill("#search", "")
+    assert page.evaluate("atlas.color") == "geometry" == page.input_value("#color")
+    assert page.evaluate("[...document.getElementById('color').options].map(o => o.value)") == list(data.color_options)
+    for by in data.color_options:
+        page.evaluate("by => { const c = document.getElementById('color'); c.value = by; c.onchange({target: c}); }", by)
+        assert page.evaluate("atlas.color") == by and page.locator("#legend > *").count() > 0
+    page.evaluate("i => showKind(i)", w.kinds["kind"].index("Zr|T:4"))
+    assert "None of the loaded crystals holds this kind" in page.inner_text("#about")
+    silent(w)
+
+
+def test_a_kind_whose_crystals_were_left_out(watched, tmp_path):
+    w = opened(watched, write_atlas(world_of(["a"], ["Li2O"], {}), tmp_path / "a.html", max_examples=0))
+    w.page.evaluate("i => showKind(i)", w.kinds["kind"].index("Li|O:6"))
+    assert "larger max_examples" in w.page.inner_text("#about")
+    silent(w)
+
+
 def test_without_crystals(watched, tmp_path):
     vectors = pd.DataFrame([[1., 0], [0, 1], [.5, .5]], index=["Ti|O:6", "Zn|T:4", "Mg|O:6"])
     w = opened(watched, write_atlas(atlas_data(None, vectors, projection="pca"), tmp_path / "a.html"))
