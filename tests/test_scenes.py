@@ -77,6 +77,11 @@ def test_traces_have_true_proportions():
     assert all(len(t["x"]) % len(points) == 0 for t in traces if t["type"] == "mesh3d")
 
 
+def test_names_are_text():
+    traces = crystal_traces(draw_crystal(PEROVSKITE, rows(PEROVSKITE, symbol="<b>O:6</b>")))
+    assert not any("<" in t["name"] for t in traces) and any("Ti|&lt;b&gt;O:6" in t["name"] for t in traces)
+
+
 def test_figure_names_the_elements():
     figure = crystal_figure(PEROVSKITE, rows(PEROVSKITE), "Ti|O:6")
     assert [t.name for t in figure.data if t.showlegend] == ["O", "Sr", "Ti"]
