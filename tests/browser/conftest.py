@@ -41,11 +41,13 @@ class Watched:
 
 
 @pytest.fixture
-def watched(chromium):
-    "`watched(width, height, offline=..., dark=...)` opens a fresh page"
-    contexts = []
+def watched(chromium, request):
+    "`watched(width, height, offline=..., dark=...)` opens a fresh page; its last look is kept in the folder MOTIFLAB_SCREENSHOTS"
+    contexts, folder = [], os.environ.get("MOTIFLAB_SCREENSHOTS")
     def open_page(width=1280, height=800, offline=False, dark=False):
         contexts.append(chromium.new_context(viewport=dict(width=width, height=height), color_scheme="dark" if dark else "light", offline=offline))
         return Watched(contexts[-1])
     yield open_page
-    for context in contexts: context.close()
+    for context in contexts:
+        if folder: context.pages[0].screenshot(path=f"{folder}/{request.node.name}.png")
+        context.close()

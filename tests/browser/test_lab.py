@@ -95,6 +95,9 @@ def test_tutorial(lab, watched):
     assert "crystal 1 of" in page.locator(".motif-atlas .center").inner_text()
     assert colors_seen(page.locator(".motif-atlas .js-plotly-plot").nth(1)) > 4
 
+    page.locator(".motif-atlas button:text-is('Describe')").click()
+    page.wait_for_function("document.querySelector('.motif-atlas').innerText.includes('crystallizes in the')", timeout=150_000)
+
     page.locator(".motif-atlas button:text-is('Lasso')").click()
     page.wait_for_function("graph => document.querySelector(graph)._fullLayout.dragmode === 'lasso'", arg=MAP)
     lasso(page, MAP, next(i for i, t in enumerate(text) if t.startswith("<b>Ti|O:6</b>")), 75)
