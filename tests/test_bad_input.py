@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,10 +17,18 @@ from pymatgen.core import Lattice, Structure
 
 from motiflab.cli import run
 from motiflab.crystals import CrystalSet, read_crystals
-from motiflab.motifs import extract_motifs, load_motifs
+from motiflab.motifs import extract_motifs, load_motifs, pool
+from motiflab.motifs.shards import read_manifest
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])
-PROGRAM = [sys.executable, "-c", "from motiflab.cli import main; main()"]
+SLOW = """
+import time
+from motiflab.cli import main
+from motiflab.motifs import pool
+real = pool.crystal_motifs
+pool.crystal_motifs = lambda *given: time.sleep(0.01) or real(*given)
+main()
+""" # the command line with crystals that take their time, so that there is a middle to be stopped in
 
 
 def extracted(source: Path, out: Path, *options: str): # the table
@@ -116,11 +123,11 @@ def test_a_name_with_markup_is_shown_as_text(tmp_path, capsys):
 # ---------------------------------------------------------------- a disk that is full
 
 @pytest.fixture
-def small_disk(tmp_path): # a real disk of 64 KiB
+def small_disk(tmp_path): # a real disk of 128 KiB
     "A tmpfs of its own; the test is skipped where nobody may mount one"
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode: pytest.skip("a small disk can be mounted only by root")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -128,7 +135,13 @@ def small_disk(tmp_path): # a real disk of 64 KiB
 
 def fill(disk: Path, leave: int) -> None:
     "Fill `disk` but for `leave` bytes"
-    (disk / "filler").write_bytes(b"x" * (64 * 1024 - leave))
+    (disk / "filler").write_bytes(b"x" * (128 * 1024 - leave))
+
+
+def salts(path: Path, n: int) -> Path:
+    "A file of `n` different crystals"
+    with gzip.open(path, "wt") as f: f.writelines(json.dumps(row(f"salt{i}", SALT.copy().apply_strain(-1e-4 * i))) + "\n" for i in range(n))
+    return path
 
 
 def test_a_full_disk_is_said_before_the_work(small_disk, tmp_path, capsys):
@@ -137,66 +150,43 @@ def test_a_full_disk_is_said_before_the_work(small_disk, tmp_path, capsys):
     assert "disk is full" in complaint(capsys)
 
 
-def test_a_disk_that_fills_up_keeps_what_was_done(small_disk, tmp_path, capsys, monkeypatch):
-    rng = np.random.default_rng(0)
-    crystals = []
-    for i in range(12):
-        s = SALT.copy()
-        s.translate_sites([int(rng.integers(8))], rng.normal(size=3) * 0.01)
-        crystals.append(row(f"salt{i}", s))
-    source = lines(tmp_path / "many.jsonl", *crystals)
-    fill(small_disk, leave=8192)
-    command = ["extract", str(source), "-o", str(small_disk), "--jobs", "1"]
-    assert run(command) == 2 and "--resume" in complaint(capsys)
+@pytest.mark.parametrize("leave, finished", [(32 * 1024, range(1, 3)), (56 * 1024, range(3, 4))], ids=["in a shard", "in the tables"])
+def test_a_disk_that_fills_up_keeps_what_was_done(leave, finished, small_disk, tmp_path, capsys, monkeypatch):
+    source, out = salts(tmp_path / "many.jsonl.gz", 12), small_disk / "out"
+    fill(small_disk, leave)
+    command = ["extract", str(source), "--jobs", "1", "--shard-size", "4"]
+    assert run([*command, "-o", str(out)]) == 2 and "--resume" in complaint(capsys)
+    there = len(read_manifest(out).shards)
+    assert there in finished and not list(out.rglob("*.part")) and not (out / "motifs.parquet").exists()
     (small_disk / "filler").unlink()
-    monkeypatch.setattr("motiflab.motifs.pool.crystal_motifs", lambda *_: pytest.fail("computed again"))
-    assert run([*command, "--resume"]) == 0
-    assert load_motifs(small_disk).n_crystals == 12
-
-
-def test_a_full_cache_costs_a_warning(small_disk, tmp_path, monkeypatch):
-    fill(small_disk, leave=0)
-    monkeypatch.setenv("MOTIFLAB_CACHE", str(small_disk))
-    with pytest.warns(UserWarning, match="without it"): table = extracted(lines(tmp_path / "s.jsonl", row("salt", SALT)), tmp_path / "out")
-    assert len(table) == 4
+    computed, real = [], pool.crystal_motifs
+    monkeypatch.setattr(pool, "crystal_motifs", lambda crystal, settings: computed.append(crystal) or real(crystal, settings))
+    assert run([*command, "-o", str(out), "--resume"]) == 0 and len(computed) == 12 - 4 * there
+    assert run([*command, "-o", str(tmp_path / "whole")]) == 0
+    assert all((out / f"{t}.parquet").read_bytes() == (tmp_path / "whole" / f"{t}.parquet").read_bytes() for t in ("motifs", "connections"))
 
 
 # ---------------------------------------------------------------- Ctrl-C in the middle
 
-def many(path: Path, n: int) -> Path:
-    "A file of `n` different crystals, each a fraction of a second of work"
-    rng, rows = np.random.default_rng(1), []
-    for i in range(n):
-        s = SALT.copy()
-        for site in range(len(s)): s.translate_sites([site], rng.normal(size=3) * 0.01)
-        rows.append(row(f"salt{i}", s))
-    with gzip.open(path, "wt") as f: f.writelines(json.dumps(r) + "\n" for r in rows)
-    return path
-
-
-def kept_rows(cache: Path) -> int:
-    "Number of finished crystals in the cache"
-    try:
-        with sqlite3.connect(f"file:{cache / 'motifs.sqlite'}?mode=ro", uri=True) as db: return db.execute("select count(*) from rows").fetchone()[0]
-    except sqlite3.OperationalError: return 0
+def finished(out: Path) -> int:
+    "Number of finished shards"
+    there = read_manifest(out) if out.exists() else None
+    return len(there.shards) if there else 0
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path):
-    source, cache, out = many(tmp_path / "many.jsonl.gz", 24), tmp_path / "cache", tmp_path / "out"
-    cache.mkdir()
-    command, environment = [*PROGRAM, "extract", str(source), "--jobs", "2"], {**os.environ, "MOTIFLAB_CACHE": str(cache)}
-    first = subprocess.Popen([*command, "-o", str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    source, out = salts(tmp_path / "many.jsonl.gz", 120), tmp_path / "out"
+    command = [sys.executable, "-c", SLOW, "extract", str(source), "-o", str(out), "--jobs", "2", "--shard-size", "5"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not kept_rows(cache) and first.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
+    while not finished(out) and first.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
     os.killpg(first.pid, signal.SIGINT) # as a terminal does: to the program and its workers
     _, said = first.communicate(timeout=60)
-    assert first.returncode == 130 and "Traceback" not in said and "goes on from there" in said.splitlines()[-1]
-    done = kept_rows(cache)
-    assert 0 < done < 24 and not (out / "motifs.parquet").exists()
-    second = subprocess.run([*command, "-o", str(out)], env=environment, capture_output=True, text=True)
-    assert second.returncode == 0 and kept_rows(cache) == 24
-    whole = extract_motifs(read_crystals(source), n_jobs=2, cache=False, progress=False)
-    again, plain = load_motifs(out), ["crystal_id", "site", "element", "symbol", "cn", "csm"]
-    pd.testing.assert_frame_equal(again.motifs[plain], whole.motifs[plain], check_dtype=False)
-    assert np.allclose(np.stack(again.motifs.order_parameters), np.stack(whole.motifs.order_parameters), equal_nan=True)
-    assert len(again.connections) == len(whole.connections)
+    assert first.returncode == 130 and "Traceback" not in said and "with --resume and it goes on from there" in said.splitlines()[-1]
+    assert 0 < finished(out) < 24 and not (out / "motifs.parquet").exists()
+    second = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert second.returncode == 0 and finished(out) == 24
+    whole, again, plain = extract_motifs(read_crystals(source), n_jobs=2, progress=False), load_motifs(out), ["crystal_id", "site", "element", "symbol", "cn", "csm"]
+    pd.testing.assert_frame_equal(again.motifs[plain], whole.motifs[plain])
+    assert np.array_equal(np.stack(again.motifs.order_parameters), np.stack(whole.motifs.order_parameters), equal_nan=True)
+    pd.testing.assert_frame_equal(again.connections, whole.connections)

@@ -62,7 +62,7 @@ def test_extract_writes_tables_and_crystals(extracted):
     table = load_motifs(extracted)
     assert set(table.kinds) == {"Na|O:6", "Ti|O:6", "Sr|C:12"} and len(table.skipped) == 1
     assert table.skipped.reason[0].startswith("No cation")
-    assert {p.name for p in extracted.iterdir()} == {"motifs.parquet", "connections.parquet", "skipped.csv", "crystals.jsonl.gz"}
+    assert {p.name for p in extracted.iterdir()} == {"motifs.parquet", "connections.parquet", "skipped.csv", "manifest.json", "crystals.jsonl.gz"}
 
 
 def test_kept_crystals_are_those_with_motifs(extracted):
@@ -117,13 +117,29 @@ def test_several_inputs_keep_ids_apart(crystals, tmp_path):
 
 def test_tables_are_not_written_over_unasked(crystals, extracted, capsys):
     assert "--resume" in complaint(capsys, "extract", str(crystals), "-o", str(extracted))
+    before = (extracted / "motifs.parquet").read_bytes()
     assert run(["extract", str(crystals), "-o", str(extracted), "--resume", "--jobs", "1"]) == 0
+    assert (extracted / "motifs.parquet").read_bytes() == before and "8 motifs" in last_line(capsys.readouterr().out)
+    assert "ligands='chemenv' instead of 'crystalnn'" in complaint(capsys, "extract", str(crystals), "-o", str(extracted), "--resume", "--ligands", "crystalnn")
+
+
+def test_resume_takes_in_new_files(crystals, tmp_path, capsys):
+    import shutil
+
+    folder, out = shutil.copytree(crystals, tmp_path / "in"), tmp_path / "out"
+    assert run(["extract", str(folder), "-o", str(out), "--jobs", "1"]) == 0
+    SALT.to(filename=str(folder / "zeolite.cif"))
+    assert run(["extract", str(folder), "-o", str(out), "--resume", "--jobs", "1"]) == 0
+    assert last_line(capsys.readouterr().out).startswith("12 motifs of 3 kinds in 4 crystals")
+    from motiflab.crystals import read_crystals
+    assert len(read_crystals(out / "crystals.jsonl.gz")) == 4 == load_motifs(out).n_crystals
 
 
 @pytest.mark.parametrize("arguments, hint", [
     (["extract"], "INPUT"), (["extract", "x.cif"], "out"), (["extrat"], "extract"), (["extract", "x.cif", "-o", "o", "--reume"], "--resume"),
     (["extract", "x.cif", "-o", "o", "--centers", "cation"], "'cations'"), (["extract", "x.cif", "-o", "o", "--ligands", "chemev"], "'chemenv'"),
-    (["extract", "x.cif", "-o", "o", "--jobs", "many"], "jobs"), (["atlas", "--method", "tnse"], "'tsne'"), (["atlas", "--vectors", "shiped"], "'shipped'"),
+    (["extract", "x.cif", "-o", "o", "--jobs", "many"], "jobs"), (["extract", "x.cif", "-o", "o", "--shard-size", "0"], "shard-size"),
+    (["extract", "x.cif", "-o", "o", "--jobs", "2", "--dask", "tcp://10.0.0.1:8786"], "leave out --jobs"), (["atlas", "--method", "tnse"], "'tsne'"), (["atlas", "--vectors", "shiped"], "'shipped'"),
     (["extract", "matbench_dielectrik", "-o", "o"], "matbench_dielectric"), (["atlas", "no_such_folder"], "motiflab extract")])
 def test_a_mistake_is_one_line_that_says_what_to_do(arguments, hint, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -145,7 +161,7 @@ def test_atlas_of_the_shipped_vectors(tmp_path, capsys):
 def test_demo(tmp_path, capsys):
     assert run(["demo", "-o", str(tmp_path), "--crystals", "6", "--jobs", "2"]) == 0
     said = capsys.readouterr().out
-    assert (tmp_path / "atlas.html").exists() and "make lab" in said and "skipped" in last_line(said)
+    assert (tmp_path / "atlas.html").exists() and "make lab" in said and "skipped" in last_line(said) and "6 of the 4,764 crystals" in said
     formulas = pd.read_parquet(tmp_path / "motifs.parquet").crystal_id.nunique()
     assert 0 < formulas <= 6
 

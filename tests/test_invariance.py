@@ -14,7 +14,7 @@ EMBEDDED = [2, 4, 9, 23, 40]  # Rb2ZrO3, Li2CoSiO4, Li8Zr6O16 and others of the 
 
 def summary(structure):
     "Motifs and connections of a crystal per atom, without site numbers: what must not change"
-    table = extract_motifs(structure, n_jobs=1, cache=False, progress=False)
+    table = extract_motifs(structure, n_jobs=1, progress=False)
     assert not len(table.skipped), table.skipped.reason.tolist()
     n = len(structure)
     motifs = Counter((kind, cn) for kind, cn in zip(table.kinds, table.motifs.cn))
@@ -79,7 +79,7 @@ def test_ligands_are_where_the_structure_says():
     "Ligand images belong to the structure as given, atoms outside the cell included"
     lattice = Lattice.from_parameters(4.0, 5.0, 6.0, 80, 95, 110)
     structure = Structure(lattice, ["Mg", "O"], [[2.1, -3.2, 0.4], [-0.4, 0.3, 5.9]])
-    table = extract_motifs(structure, n_jobs=1, cache=False, progress=False)
+    table = extract_motifs(structure, n_jobs=1, progress=False)
     centre = structure[0].coords
     reach = [np.linalg.norm((structure.frac_coords[l["site"]] + l["image"]) @ lattice.matrix - centre) for l in table.motifs.ligands[0]]
     nearest = min(n.nn_distance for n in structure.get_neighbors(structure[0], 8.0) if n.specie.symbol == "O")

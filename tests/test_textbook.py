@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from motiflab.motifs import extract_motifs
 
 
-def extract(structure, **options): return extract_motifs(structure, n_jobs=1, cache=False, progress=False, **options)
+def extract(structure, **options): return extract_motifs(structure, n_jobs=1, progress=False, **options)
 
 
 def neighbours(table, site):
