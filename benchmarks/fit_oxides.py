@@ -2,8 +2,7 @@
 
     MOTIFLAB_DATA=../shared/data python benchmarks/fit_oxides.py --n 3000 --seed 0
 
-extracts motifs of a random 3,000 of them (all without --n; about four crystals a second on two processors, and a
-stopped run goes on from the cache), fits, and writes data/motif2vec_oxides and data/motif2vec_oxides_variants.csv.
+extracts motifs of a random 3,000 of them (all without --n), fits, and writes data/motif2vec_oxides and data/motif2vec_oxides_variants.csv.
 With --motifs the tables of earlier extractions are used instead, in the order given.
 """
 from __future__ import annotations
@@ -25,13 +24,12 @@ TOP = Path(__file__).resolve().parent.parent
 
 
 def extract(n: int | None, seed: int, jobs: int | None) -> MotifTable:
-    "Motifs of a random `n` of the oxides with at least one metal"
+    "Motifs of a random `n` of the oxides"
     from motiflab.crystals import CrystalSet, read_crystals
     from motiflab.motifs import extract_motifs
 
     frame = read_crystals("mp_oxides_2024").frame
-    frame = frame[[any(e.is_metal for e in s.composition.elements) for s in frame.structure]]
-    print(f"{len(frame):,} oxides with at least one metal")
+    print(f"{len(frame):,} oxides")
     return extract_motifs(CrystalSet(frame.iloc[np.random.default_rng(seed).permutation(len(frame))[:n]]), n_jobs=jobs)
 
 
@@ -59,13 +57,13 @@ def main() -> None:
     ask.add_argument("--seed", type=int, default=0, help="of the draw and of the decomposition")
     ask.add_argument("--jobs", type=int, help="processes for the extraction; all processors when not given")
     ask.add_argument("--motifs", type=Path, nargs="+", metavar="FOLDER", help="tables already extracted, instead of extracting")
-    ask.add_argument("--selection", default="a random {n}", help="how the crystals of --motifs were chosen, for the record; {n} is their number")
+    ask.add_argument("--selection", default="all {n}", help="how the crystals of --motifs were chosen, for the record; {n} is their number")
     ask.add_argument("--out", type=Path, default=TOP / "data", help="folder to write into")
     given = ask.parse_args()
     table = concat_motifs(map(load_motifs, given.motifs)) if given.motifs else extract(given.n, given.seed, given.jobs)
     print(table)
-    chosen = given.selection if given.motifs or given.n else "all {n}"
-    chosen = chosen.format(n=f"{table.n_crystals + len(table.skipped):,}") + " of the binary and ternary oxides with at least one metal"
+    chosen = given.selection if given.motifs or not given.n else "a random {n} of the"
+    chosen = chosen.format(n=f"{table.n_crystals + len(table.skipped):,}") + " binary and ternary oxides"
     model = fit(table, given.seed, chosen, given.out)
     print(f"{len(model.vectors_):,} kinds have a vector; the first explains {model.explained_variance_ratio_[0]:.1%}, all {model.explained_variance_ratio_.sum():.1%}")
     variants(table).round(4).to_csv(given.out / "motif2vec_oxides_variants.csv", index=False)

@@ -32,18 +32,22 @@ def _cofactors(h, c):
     return a, b, h[0, 0] * c[0, 0] + h[0, 1] * c[0, 1] + h[0, 2] * c[0, 2]
 
 @compiled
-def _overlap(h, c):
-    "Sum of the singular values of h, the smallest with the sign of the determinant; c is room for the cofactors"
+def _newton(h, c, steps):
+    "The largest root, from above; stopped early it is an upper bound"
     a, b, d = _cofactors(h, c)
-    x = math.sqrt(a + 2 * math.sqrt(3 * b))
-    e = a * a - 4 * b
-    for _ in range(60):
+    x, e = math.sqrt(a + 2 * math.sqrt(3 * b)), a * a - 4 * b
+    for _ in range(steps):
         slope = (4 * x * x - 4 * a) * x - 8 * d
         if slope <= 1e-14: break # a double root, all points on one line: x is there already
         step = (((x * x - 2 * a) * x - 8 * d) * x + e) / slope
         x -= step
         if step <= 1e-15: break
     return x
+
+@compiled
+def _overlap(h, c):
+    "Sum of the singular values of h, the smallest with the sign of the determinant; c is room for the cofactors"
+    return _newton(h, c, 60)
 
 # %% ../../nbs/motifs/11_symmetry_measure.ipynb #5b265fc4
 @compiled
@@ -102,31 +106,35 @@ def _order(d, order):
             order[k] = i
             k += 1
 
-# %% ../../nbs/motifs/11_symmetry_measure.ipynb #1641ec97
+# %% ../../nbs/motifs/11_symmetry_measure.ipynb #a77e521e
 @compiled
-def _begin(d, d0, p, p0, order, triple, sign, h):
-    "Overlap matrix of centre and first ligands into h"
+def _begin(d, d0, p, p0, order, triple, number, sign, h):
+    "Overlap matrix of the centre and the first `number` ligands into h"
     for i in range(3):
         for j in range(3): h[i, j] = sign * d0[i] * p0[j]
-    for k in range(min(len(d), 3)): _add(h, d[order[k]], p[triple[k]], sign)
+    for k in range(number): _add(h, d[order[k]], p[triple[k]], sign)
 
 @compiled
-def _beginnings(d, d0, order, shapes, low, high, overlap, bound, which):
-    "Overlap and bound of each beginning, and which shape, hand and triple it is; their number is returned"
-    h, c, q, n = np.empty((3, 3)), np.empty((3, 3)), 0, len(d)
+def _beginnings(d, d0, order, shapes, low, high, bound, rest, which):
+    "Bound of each beginning, the share of the ligands that are not in it, and which shape, hand and triple it is"
+    pair, h, c, q, m = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), 0, min(len(d), 3)
     d_rest = 1.0 - _square(d0)
-    for k in range(min(n, 3)): d_rest -= _square(d[order[k]])
+    for k in range(m): d_rest -= _square(d[order[k]])
     for g in range(low, high):
+        p, p0 = shapes.vertices[g], shapes.centres[g]
         for hand in range(1 + shapes.mirror[g]):
             for t in range(shapes.n_triples[g]):
-                _begin(d, d0, shapes.vertices[g], shapes.centres[g], order, shapes.triples[g, t], 1.0 - 2.0 * hand, h)
-                p_rest = 1.0 - _square(shapes.centres[g])
-                for k in range(min(n, 3)): p_rest -= _square(shapes.vertices[g, shapes.triples[g, t, k]])
-                overlap[q] = _overlap(h, c)
-                bound[q] = overlap[q] + math.sqrt(max(0.0, d_rest) * max(0.0, p_rest))
+                triple, sign = shapes.triples[g, t], 1.0 - 2.0 * hand
+                before = shapes.triples[g, t - 1]
+                if t == 0 or m > 1 and triple[0] != before[0] or m > 2 and triple[1] != before[1]: _begin(d, d0, p, p0, order, triple, m - 1, sign, pair)
+                h[:] = pair
+                _add(h, d[order[m - 1]], p[triple[m - 1]], sign)
+                p_rest = 1.0 - _square(p0)
+                for k in range(m): p_rest -= _square(p[triple[k]])
+                rest[q] = math.sqrt(max(0.0, d_rest) * max(0.0, p_rest))
+                bound[q] = _newton(h, c, 2) + rest[q]
                 which[q, 0], which[q, 1], which[q, 2] = g, hand, t
                 q += 1
-    return q
 
 # %% ../../nbs/motifs/11_symmetry_measure.ipynb #14903e12
 @compiled
@@ -224,13 +232,15 @@ def _descend(d, p, h, order, most, taken, best, trial, assigned):
             assigned[:] = trial
     return best
 
-# %% ../../nbs/motifs/11_symmetry_measure.ipynb #1739b9b4
+# %% ../../nbs/motifs/11_symmetry_measure.ipynb #91cfb001
 @compiled
-def _try(d, d0, p, p0, order, triple, sign, overlap, bound, best, assigned, room):
+def _try(d, d0, p, p0, order, triple, sign, rest, best, assigned, room):
     "Search below one beginning; the best overlap is returned, `assigned` set where it is a gain"
     n = len(d)
     h, c, r, taken, trial, most = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.zeros(n, np.bool_), np.full(n, -1), np.empty(n)
-    _begin(d, d0, p, p0, order, triple, sign, h)
+    _begin(d, d0, p, p0, order, triple, min(n, 3), sign, h)
+    overlap = _overlap(h, c)
+    if overlap + rest <= best + GAIN: return best
     for k in range(min(n, 3)):
         taken[triple[k]] = True
         trial[order[k]] = triple[k]
@@ -239,7 +249,7 @@ def _try(d, d0, p, p0, order, triple, sign, overlap, bound, best, assigned, room
             best = overlap
             assigned[:] = trial
         return best
-    turned, rest = (d if sign > 0 else -d), bound - overlap
+    turned = d if sign > 0 else -d
     if _rotation(h, overlap, c, r) >= 1e-9:
         guess = trial.copy()
         _complete(turned, p, r, taken, guess)
@@ -275,15 +285,15 @@ def search_shapes(
     _order(d, order)
     number = 0
     for g in range(low, high): number += shapes.n_triples[g] * (1 + shapes.mirror[g])
-    overlap, bound, which = np.empty(number), np.empty(number), np.empty((number, 3), np.int64)
-    _beginnings(d, d0, order, shapes, low, high, overlap, bound, which)
+    bound, rest, which = np.empty(number), np.empty(number), np.empty((number, 3), np.int64)
+    _beginnings(d, d0, order, shapes, low, high, bound, rest, which)
     best, winner, room = 0.0, -1, np.empty((3, 3))
     for _ in range(number):
         q = np.argmax(bound) # few are ever needed, so they are not sorted
         if bound[q] <= best + GAIN: break
         g = which[q, 0]
         value = _try(d, d0, shapes.vertices[g], shapes.centres[g], order, shapes.triples[g, which[q, 2]], 1.0 - 2.0 * which[q, 1],
-                     overlap[q], bound[q], best, assigned, room)
+                     rest[q], best, assigned, room)
         bound[q] = -1.0
         if value > best: best, winner = value, g
     return winner, 100.0 * max(0.0, 1.0 - best * best)
