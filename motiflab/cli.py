@@ -174,7 +174,8 @@ def _show_skipped(
     if not len(skipped): return
     without_file = skipped.reason.str.replace(r"^[^:]*(:\d+)?: (?=[A-Z])", "", regex=True)
     sentence = skipped.reason.where(skipped.stage != "read", without_file)
-    groups = skipped.groupby(["stage", sentence.str.split(r"[:;.(]", n=1).str[0].str.slice(0, 70)])
+    alike = sentence.str.replace(r"\s*\([^)]*\)", "", regex=True).str.replace(r"are \S+ angstrom apart, closer", "are closer", regex=True)
+    groups = skipped.groupby(["stage", alike.str.split(r"[:;]|\.(?!\d)", n=1).str[0].str.slice(0, 70)])
     counted = groups.agg(crystals=("id", "size"), such_as=("id", "first")).reset_index().sort_values("crystals", ascending=False)
     _show(counted.head(n).rename(columns=dict(such_as="such as")), "Skipped")
 
