@@ -43,7 +43,9 @@ def noise() -> list[str]:
     found = []
     for path in sorted((root / "nbs").rglob("*.ipynb")):
         if ".ipynb_checkpoints" in path.parts: continue
-        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if "widgets" in notebook["metadata"]: found.append(f"{path.relative_to(root)}: the state of its widgets (metadata)")
+        for i, cell in enumerate(notebook["cells"]):
             saved = json.dumps(cell.get("outputs", []))
             found += [f"{path.relative_to(root)} cell {i}: {why} ({mark})" for mark, why in NOISE.items() if mark in saved]
     return found
