@@ -132,7 +132,9 @@ def _counted(number: int, thing: str) -> str: # "1,204 crystals"
 
 def _totals(table: MotifTable) -> dict: # as a manifest counts them
     "The numbers of a table"
-    return dict(motifs=len(table), kinds=table.kinds.nunique(), found=table.n_crystals, connections=len(table.connections), skipped=len(table.skipped))
+    from motiflab.motifs.shards import kind_totals
+
+    return dict(motifs=len(table), found=table.n_crystals, connections=len(table.connections), skipped=len(table.skipped)) | kind_totals(table.kinds.value_counts())
 
 def _numbers(
     totals: dict, # of a table or of a manifest
@@ -140,7 +142,8 @@ def _numbers(
 ) -> str: # one line
     "The numbers of a table; what was skipped is among them"
     skipped = _counted(totals["skipped"], "crystal") + " skipped" + (f" (reasons in {where})" if totals["skipped"] and where else "")
-    return (f"{_counted(totals['motifs'], 'motif')} of {_counted(totals['kinds'], 'kind')} in {_counted(totals['found'], 'crystal')}, "
+    odd = ", ".join(f"{totals[k]:,} {k.replace('_', ' ')}" for k in ("without_ligands", "without_geometry") if totals[k])
+    return (f"{_counted(totals['motifs'], 'motif')}{f' ({odd})' if odd else ''} of {_counted(totals['kinds'], 'kind')} in {_counted(totals['found'], 'crystal')}, "
             f"{_counted(totals['connections'], 'connection')}; {skipped}")
 
 def _common_kinds(

@@ -90,7 +90,7 @@ def test_the_files_hold_what_the_table_holds(once):
     table, again = extract_motifs(salts(64), n_jobs=1, **QUIET), load_motifs(once)
     assert again.connections.equals(table.connections) and again.skipped.equals(table.skipped) and again.motifs.csm.equals(table.motifs.csm)
     totals = read_manifest(once).totals
-    assert totals == dict(crystals=64, found=58, motifs=len(table), connections=len(table.connections), kinds=1, skipped=6)
+    assert totals == dict(crystals=64, found=58, motifs=len(table), connections=len(table.connections), kinds=1, without_ligands=0, without_geometry=0, skipped=6)
     assert sorted(p.name for p in once.iterdir()) == sorted([*TABLES, "manifest.json"])
 
 
