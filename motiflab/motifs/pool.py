@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..alarms import OutOfTime
+from ..compiled import compiling
 from ..errors import UserError
 from .crystal import MotifSettings, crystal_motifs
 from .limits import limited, too_long
@@ -70,13 +71,14 @@ def join_rows(
     return ChunkRows(pa.concat_tables([p.motifs for p in parts]), pa.concat_tables([p.connections for p in parts]),
                      np.concatenate([p.counts for p in parts]), {int(s) + k: r for s, p in zip(starts, parts) for k, r in p.reasons.items()})
 
-# %% ../../nbs/motifs/16_pool.ipynb #7f8124b5
+# %% ../../nbs/motifs/16_pool.ipynb #635db5a2
 @lru_cache(maxsize=1)
 def load_libraries() -> None:
     "Extract rock salt, after which everything that extraction needs is in memory"
     from pymatgen.core import Lattice, Structure
 
-    crystal_motifs(plain_crystal(Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])), MotifSettings())
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])
+    with compiling(): crystal_motifs(plain_crystal(salt), MotifSettings())
 
 def chunk_rows(
     crystals: Sequence[PlainCrystal | str], # arrays, or reasons
