@@ -30,6 +30,7 @@ docs: $(VENV)/installed-docs  ## every notebook as a page of HTML, in _docs/
 
 clean:  ## remove what was built, the environment too
 	rm -rf $(VENV) _docs jupyter_execute _proc build dist demo .pytest_cache .hypothesis *.egg-info
+	find motiflab -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("motiflab needs Python 3.11 or newer, this is %s: make PYTHON=/path/to/python3.11 ..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

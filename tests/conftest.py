@@ -8,6 +8,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "MOTIFLAB_DATA" not in os.environ and SHARED.is_dir(): os.environ["MOTIFLAB_DATA"] = str(SHARED)
 
 
+def pytest_configure(config):
+    "Remove compiled functions that are older than any module of the core: numba does not look at the modules that a function calls"
+    if hasattr(config, "workerinput"): return
+    package = Path(__file__).resolve().parents[1] / "motiflab"
+    newest = max(p.stat().st_mtime for p in package.rglob("*.py") if "@compiled" in p.read_text(encoding="utf-8"))
+    for kept in package.rglob("*.nb[ic]"):
+        if kept.stat().st_mtime < newest: kept.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     "Tests neither read nor fill the user's cache"
