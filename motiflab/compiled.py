@@ -21,7 +21,10 @@ def compiled(
     function: Callable, # over numbers and arrays
 ) -> Callable: # the same, fast
     "Compile `function` when it is first called; kept on disk where it comes from a file"
-    return njit(cache=Path(function.__code__.co_filename).is_file(), nogil=True, error_model="numpy")(function)
+    options = dict(nogil=True, error_model="numpy")
+    if not Path(function.__code__.co_filename).is_file(): return njit(**options)(function)
+    try: return njit(cache=True, **options)(function)
+    except RuntimeError: return njit(**options)(function) # neither the module's folder nor the user's cache can be written to
 
 # %% ../nbs/01_compiled.ipynb #d4b8e591
 @contextmanager

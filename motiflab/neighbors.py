@@ -344,6 +344,9 @@ def _cut(p, vectors, labels, at):
     m = _rim(p, tolerance)
     while m == 0:
         tolerance *= 10
+        beyond = False
+        for v in range(p.size[0]): beyond |= _beyond(p, v, tolerance)
+        if not beyond: return # rounding alone put corners beyond the plane: it only touches the cell
         m = _rim(p, tolerance)
         if tolerance > 1e-6: raise ArithmeticError("A Voronoi cell could not be cut out.")
     _sew(p, m, new)

@@ -150,8 +150,8 @@ def signs_of_formula(
     known = [(s, n, x) for s, n in formula if (x := _electronegativity(s)) is not None]
     if not known: return {s: 0 for s, _ in formula}
     mean = sum(n * x for _, n, x in known) / sum(n for _, n, _ in known)
-    signs = {s: -1 if not Element(s).is_metal and x > mean + 1e-9 else 1 for s, _, x in known}
-    return {s: signs.get(s, 0) for s, _ in formula}
+    signs = {s: -1 if not Element(s).is_metal and (x > mean + 1e-9 or len(known) == 1) else 1 for s, _, x in known}
+    return {s: signs.get(s, int(Element(s).is_metal)) for s, _ in formula} # a metal without a value gives electrons, a noble gas does not
 
 # %% ../nbs/03_oxidation.ipynb #82865fa1
 def ion_signs(

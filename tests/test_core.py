@@ -331,3 +331,55 @@ def test_crystals_that_are_none():
         with pytest.raises(ValueError): crystal_motifs(PlainCrystal(matrix, np.array([[0, 0, 0], [.5, .5, .5]]), np.array([12, 8]), np.array([2.0, -2.0])))
     with pytest.raises(MotifError, match="0.1 angstrom|closer than"):
         crystal_motifs(PlainCrystal(4 * np.eye(3), np.array([[0, 0, 0], [.02, 0, 0]]), np.array([12, 8]), np.array([2.0, -2.0])))
+
+
+# ---------------------------------------------------------------- what a first user met
+
+def test_a_strained_lattice_is_not_compiled_for_anew():
+    from motiflab.motifs.symmetry import _representatives
+
+    strained = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.21), ["Mg", "O"], [[0, 0, 0], [.5, .5, .5]])
+    crystal_motifs(strained)
+    known = len(_representatives.signatures)
+    strained.apply_strain(0.01)
+    plain = plain_crystal(strained)
+    assert all(a.flags.c_contiguous and a.flags.writeable for a in plain[:3])
+    for crystal in (strained, plain._replace(matrix=np.asfortranarray(plain.matrix), frac=np.asfortranarray(plain.frac))): crystal_motifs(crystal)
+    assert len(_representatives.signatures) == known
+
+
+def test_a_plane_that_only_touches_a_cell():
+    "Cubic, and three atoms out of place by 1e-11: rounding decides whether a plane cuts"
+    frac = [[4.658055079577051e-12, 0.7499999999882265, 0.25000000001180417], [0.25000000001154676, 0.49999999999959543, 0.2500000000174239],
+            [0.25000000000677836, 0.7499999999881386, 0.250000000021305]]
+    found = crystal_motifs(Structure(Lattice.cubic(4), ["Na", "Cl", "Cl"], frac), MotifSettings(centers="all"))
+    assert len(found) == 3 and (found.cn > 0).all()
+
+
+def test_dummy_atoms_are_no_elements():
+    from pymatgen.core import DummySpecies
+
+    with pytest.raises(MotifError, match="no element"): crystal_motifs(Structure(Lattice.cubic(4), [DummySpecies("X"), "O"], [[0, 0, 0], [.5, .5, .5]]))
+
+
+def test_sites_of_two_charges_are_not_equivalent():
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])
+    salt.add_oxidation_state_by_site([2, 1, 1, 1, -1.25, -1.25, -1.25, -1.25])
+    assert crystal_motifs(salt).multiplicity.tolist() == [1, 3, 3, 3]
+
+
+def test_oxides_of_elements_without_electronegativity():
+    found = crystal_motifs(Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), ["Rf", "O"], [[0, 0, 0], [.25, .25, .25]]))
+    assert found.symbol.tolist() == ["C:8"] * 4
+
+
+def test_without_a_folder_for_compiled_functions(monkeypatch):
+    "A read-only installation and no home: functions are compiled anew, that is all"
+    from numba.core import caching
+    from motiflab.compiled import compiled
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert compiled(twice)(21) == 42
+
+
+def twice(x): return 2 * x

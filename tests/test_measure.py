@@ -135,3 +135,8 @@ def test_numbers_without_a_shape():
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="O:6"): closest_shape(np.eye(3), "O6")
     with pytest.raises(ValueError, match="O:6"): closest_shape(np.eye(3), "O:6")
+
+
+@pytest.mark.parametrize("vectors", [[[np.nan, 0, 0], [1, 0, 0]], [[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[np.inf, 0, 0]]])
+def test_vectors_without_a_direction_are_refused(vectors):
+    with pytest.raises(ValueError, match="finite vectors"): closest_shape(np.array(vectors))

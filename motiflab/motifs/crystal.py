@@ -20,7 +20,7 @@ from .environment import REACH, chemenv_faces, crystalnn_faces, crystalnn_weight
 from .measure import search_shapes
 from .order_parameters import order_parameters
 from .polyhedra import geometry_symbols, polyhedra
-from .rows import CrystalMotifs, MotifError, PlainCrystal, plain_crystal
+from .rows import CrystalMotifs, MotifError, PlainCrystal, as_compiled, plain_crystal
 from .symmetry import SiteSymmetry, atom_finder, carry_ligands, site_symmetry
 from ..neighbors import VoronoiCells, neighbor_lists, voronoi_cells
 from ..oxidation import guess_oxidation_states, signs_of_formula, states_of_formula
@@ -57,10 +57,12 @@ def motif_settings(
 ) -> MotifSettings: # checked
     "Checked settings; `UserError` with the near miss for an unknown option"
     check_option("ligands", ligands, LIGANDS)
-    if not min_distance >= 0: raise UserError(f"min_distance must be 0 or more angstrom, not {min_distance}.")
+    if not 0 <= min_distance < np.inf: raise UserError(f"min_distance must be 0 or more angstrom, not {min_distance}.")
     if isinstance(centers, str) and centers not in ("cations", "all"):
         from pymatgen.core import Element
-        if not Element.is_valid_symbol(centers): check_option("centers", centers, ("cations", "all"))
+        if not Element.is_valid_symbol(centers):
+            if Element.is_valid_symbol(centers.capitalize()): raise UserError(f"centers={centers!r}: did you mean the element {centers.capitalize()!r}?")
+            check_option("centers", centers, ("cations", "all"))
         centers = [centers]
     return MotifSettings(centers if isinstance(centers, str) else _center_elements(centers), ligands, float(min_distance))
 
@@ -207,11 +209,10 @@ def _environments_of_all(crystal: PlainCrystal, sites: np.ndarray, signs: np.nda
     found = environments(crystal, distinct, signs, ligands)
     return found, _all_sites(crystal, sites, symmetry, distinct, found)
 
-def _site_symmetry(crystal: PlainCrystal, signs: np.ndarray) -> SiteSymmetry:
-    "Equivalent sites, of the same element and the same sign"
-    symmetry = site_symmetry(crystal.matrix, crystal.frac, crystal.numbers)
-    if (signs[symmetry.representative] == signs).all(): return symmetry
-    return _no_symmetry(len(signs))._replace(multiplicity=symmetry.multiplicity)
+def _site_symmetry(crystal: PlainCrystal, charges: np.ndarray) -> SiteSymmetry:
+    "Equivalent sites: of the same element and of the same charge"
+    types = np.unique(crystal.numbers + 1e-3 * charges, return_inverse=True)[1] + 1
+    return site_symmetry(crystal.matrix, crystal.frac, types)
 
 def crystal_motifs(
     crystal: Structure | PlainCrystal, # any crystal
@@ -219,12 +220,12 @@ def crystal_motifs(
     symmetry: bool = True, # False computes every site for itself, with `multiplicity` 1
 ) -> CrystalMotifs:
     "The motifs of one crystal and their connections; `MotifError` where it has none"
-    if not isinstance(crystal, PlainCrystal): crystal = plain_crystal(crystal)
+    crystal = as_compiled(crystal) if isinstance(crystal, PlainCrystal) else plain_crystal(crystal)
     check_distances(crystal, settings.min_distance)
     oxidation = oxidation_states(crystal)
     signs = _signs(crystal, oxidation)
     sites = _centres(crystal.numbers, signs, settings.centers)
-    equivalent, considered = _site_symmetry(crystal, signs) if symmetry else _no_symmetry(len(signs)), signs if settings.centers == "cations" else None
+    equivalent, considered = _site_symmetry(crystal, signs if oxidation is None else oxidation) if symmetry else _no_symmetry(len(signs)), signs if settings.centers == "cations" else None
     found, spread = _environments_of_all(crystal, sites, considered, settings.ligands, equivalent)
     if spread is None: # an operation that holds within the tolerance, but not for a ligand far away: no copies
         alone = _no_symmetry(len(signs))._replace(multiplicity=equivalent.multiplicity)

@@ -89,7 +89,7 @@ def _square(v): return v[0] * v[0] + v[1] * v[1] + v[2] * v[2]
 @compiled
 def _order(d, order):
     "Order of the ligands: the longest, the one that spans the largest area with it, then the largest volume, then the others"
-    n, order[0] = len(d), 0
+    n, order[:] = len(d), 0
     for i in range(n):
         if _square(d[i]) > _square(d[order[0]]) + 1e-12: order[0] = i
     for k in range(1, min(n, 3)):
@@ -310,8 +310,9 @@ def closest_shape(
     vectors: np.ndarray, # (n, 3) ligands as seen from the centre, any unit
     symbol: str | None = None, # compare with this shape only; `UserError` for an unknown one
 ) -> ClosestShape:
-    "The ideal polyhedron with the lowest continuous symmetry measure (Pinsky and Avnir 1998), as in ChemEnv (Waroquiers et al. 2017)"
+    "The ideal polyhedron with the lowest continuous symmetry measure (Pinsky and Avnir 1998), as in ChemEnv (Waroquiers et al. 2017); `ValueError` for vectors without a direction"
     vectors, shapes = np.ascontiguousarray(vectors, dtype=float).reshape(-1, 3), polyhedra()
+    if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()): raise ValueError("Ligands have to be finite vectors, none of them zero.")
     n, assigned = len(vectors), np.full(len(vectors), -1)
     if symbol is not None:
         check_option("symbol", symbol, geometry_symbols())

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING: from pymatgen.core import Structure
 
 # %% auto #0
-__all__ = ['PlainCrystal', 'MotifError', 'plain_crystal', 'CrystalMotifs']
+__all__ = ['PlainCrystal', 'MotifError', 'as_compiled', 'plain_crystal', 'CrystalMotifs']
 
 # %% ../../nbs/motifs/10_rows.ipynb #71ab6c16
 class PlainCrystal(NamedTuple):
@@ -31,17 +31,26 @@ def _given_states(species: list) -> np.ndarray | None:
     states = [getattr(s, "oxi_state", None) for s in species]
     return np.array(states, dtype=float) if all(s is not None for s in states) and any(states) else None
 
+def as_compiled(
+    crystal: PlainCrystal, # any
+) -> PlainCrystal: # copies, C-contiguous
+    "The same crystal with arrays for which the compiled functions are compiled already"
+    matrix, frac = (np.array(a, dtype=float, order="C").reshape(-1, 3) for a in crystal[:2])
+    return PlainCrystal(matrix, frac, np.array(crystal.numbers, dtype=np.int64), None if crystal.oxidation is None else np.array(crystal.oxidation, dtype=float))
+
 def plain_crystal(
     structure: Structure, # any crystal
 ) -> PlainCrystal:
     "A pymatgen structure as arrays; `MotifError` for partial occupancy and for sites that hold no element"
+    from pymatgen.core import DummySpecies, Element, Species
+
     if not structure.is_ordered: raise MotifError("Some sites are only partly occupied: read the crystals with disorder='majority', or order them first.")
     species = [site.specie for site in structure]
-    try: numbers = np.array([s.Z for s in species], dtype=np.int64)
-    except AttributeError: raise MotifError("A site holds no element: a dummy atom has no motif.") from None
-    return PlainCrystal(np.array(structure.lattice.matrix, dtype=float), np.array(structure.frac_coords, dtype=float), numbers, _given_states(species))
+    numbers = [s.Z if isinstance(s, (Element, Species)) and not isinstance(s, DummySpecies) else 0 for s in species]
+    if min(numbers, default=1) < 1: raise MotifError("A site holds no element: a dummy atom has no motif.")
+    return as_compiled(PlainCrystal(structure.lattice.matrix, structure.frac_coords, np.array(numbers), _given_states(species)))
 
-# %% ../../nbs/motifs/10_rows.ipynb #265d7fa6
+# %% ../../nbs/motifs/10_rows.ipynb #8225e343
 @dataclass(frozen=True)
 class CrystalMotifs:
     "The motifs of one crystal and their connections; `m` motifs with `l` ligands in all, `c` connections with `a` shared ligands in all"
