@@ -185,13 +185,13 @@ def _show_skipped(
 # %% ../nbs/60_cli.ipynb #8a49d39d
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="CIF, POSCAR, extended XYZ, JSON, JSON-lines or CSV file, a folder of them, or a data set's name such as matbench_dielectric.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write into, made if missing.", show_default=False)]
-Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", metavar="N", help="Processes; all processors when left out.", show_default=False)]
+Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes; all processors when left out.", show_default=False)]
 Dask = Annotated[Optional[str], typer.Option("--dask", metavar="ADDRESS", help="Compute on the Dask cluster with its scheduler at ADDRESS, such as tcp://10.0.0.1:8786.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left in OUT; shards of the same crystals are not computed again.")]
 ShardSize = Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="Crystals in a shard, what is written to disk at a time.")]
 Centers = Annotated[str, typer.Option(help="Which sites are centres: cations, all, or elements such as Ti,Zr.")]
 Ligands = Annotated[str, typer.Option(help="What counts as a ligand: chemenv (Waroquiers et al. 2017) or crystalnn (Pan et al. 2021).")]
-TimeLimit = Annotated[float, typer.Option(metavar="SECONDS", help="Skip a crystal that takes longer; 0 is no limit.")]
+TimeLimit = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Skip a crystal that takes longer; 0 is no limit.")]
 MinDistance = Annotated[float, typer.Option(metavar="ANGSTROM", help="Skip crystals with atoms closer than this; 0 allows all.")]
 Limit = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Only the first N crystals.", show_default=False)]
 Disorder = Annotated[str, typer.Option(help="Partly occupied sites: skip the crystal, or take the majority species.")]
@@ -210,11 +210,25 @@ def _extract(crystals: CrystalSet, folder: Path, again: str, **options) -> tuple
     from motiflab.motifs.shards import read_manifest, write_motifs
     from motiflab.motifs.table import load_skipped
 
-    with _keeping(folder, again): write_motifs(crystals, folder, **options)
-    names, kept = _with_motifs(folder), folder / "crystals.jsonl.gz"
-    if names: write_crystals(crystals.subset(crystals.frame.index.isin(names)), kept)
-    else: kept.unlink(missing_ok=True)
-    return load_skipped(folder), _numbers(read_manifest(folder).totals, str(folder / "skipped.csv"))
+    said = []
+    def keep(folder: Path) -> None:
+        names, kept = _with_motifs(folder), folder / "crystals.jsonl.gz"
+        if names: write_crystals(crystals.subset(crystals.frame.index.isin(names)), kept)
+        else: kept.unlink(missing_ok=True)
+        said.append((load_skipped(folder), _numbers(read_manifest(folder).totals, str(folder / "skipped.csv"))))
+    with _keeping(folder, again): write_motifs(crystals, folder, then=keep, **options)
+    return said[0]
+
+def _check_work(jobs: int | None, dask: str | None, time_limit: float) -> None:
+    "`UserError` for a number that cannot be, and where no Dask scheduler answers"
+    from motiflab.motifs.extract import check_work
+
+    if dask is not None and jobs is not None: raise UserError("A Dask cluster has its own number of workers: leave out --jobs, or --dask.")
+    check_work(jobs, time_limit or None, dask)
+    if dask is None: return
+    from motiflab.motifs.cluster import connect
+
+    connect(dask).close()
 
 # %% ../nbs/60_cli.ipynb #f6c9f0b0
 @app.command()
@@ -226,8 +240,8 @@ def extract(
     from motiflab.crystals import read_crystals
     from motiflab.motifs.crystal import motif_settings
 
-    if dask and jobs: raise UserError("A Dask cluster has its own number of workers: leave out --jobs, or --dask.")
     motif_settings(_centers(centers), ligands, min_distance) # a wrong option is said before an hour of reading
+    _check_work(jobs, dask, time_limit)
     folder = _output_folder(out, resume)
     crystals = read_crystals(inputs, min_distance=min_distance, disorder=disorder, limit=limit)
     skipped, numbers = _extract(crystals, folder, "with --resume", centers=_centers(centers), ligands=ligands, n_jobs=jobs, dask=dask,

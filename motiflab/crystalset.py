@@ -16,10 +16,24 @@ from pymatgen.core import Element, Structure
 from .errors import UserError, near_miss
 
 # %% auto #0
-__all__ = ['SKIPPED_COLUMNS', 'unique_ids', 'closest_atoms', 'close_pair_sentence', 'too_close', 'CrystalSet']
+__all__ = ['SKIPPED_COLUMNS', 'plain_text', 'plain_name', 'unique_ids', 'closest_atoms', 'close_pair_sentence', 'too_close',
+           'CrystalSet']
 
-# %% ../nbs/02_crystalset.ipynb #7b301f4c
-def _is_int(value: Any) -> bool: return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+# %% ../nbs/02_crystalset.ipynb #89518a19
+def _is_int(value: Any) -> bool: # of 64 bits, which is what a column of integers holds
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and -2**63 <= value < 2**63
+
+def plain_text(
+    value: Any, # a name, or a sentence that may hold one
+) -> str:
+    "A value as text that can be written: what is no Unicode (a file's name in Latin-1) is spelt out"
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+def plain_name(
+    name: Any, # of a crystal
+) -> int | str: # an integer stays one where a table can hold it
+    "A name that any table can hold"
+    return int(name) if _is_int(name) else plain_text(name)
 
 def unique_ids(
     ids: Iterable[Any], # names as found in files
@@ -28,7 +42,7 @@ def unique_ids(
     ids = list(ids)
     whole = all(map(_is_int, ids)) and len(set(ids)) == len(ids)
     if whole: return [int(i) for i in ids]
-    ids = [str(i) for i in ids]
+    ids = [plain_text(i) for i in ids]
     taken, seen, out = set(ids), {}, []
     for i in ids:
         n, name = seen.get(i, 0) + 1, i
@@ -187,8 +201,8 @@ def _skipped_frame(rows: pd.DataFrame | Sequence[dict] | None) -> pd.DataFrame:
     missing = [c for c in SKIPPED_COLUMNS if c not in frame.columns]
     if missing: raise UserError(f"A table of skipped crystals needs the columns id, stage and reason; {', '.join(missing)} is missing.")
     frame = frame[SKIPPED_COLUMNS].reset_index(drop=True)
-    if len(frame) and not frame.id.map(_is_int).all(): frame = frame.assign(id=frame.id.astype(str))
-    return frame
+    if len(frame) and not frame.id.map(_is_int).all(): frame = frame.assign(id=frame.id.map(plain_text))
+    return frame.assign(reason=frame.reason.map(lambda r: plain_text(r) if isinstance(r, str) else r)) if len(frame) else frame
 
 # %% ../nbs/02_crystalset.ipynb #20708cdb
 def _html_table(frame: pd.DataFrame) -> str:

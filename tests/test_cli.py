@@ -1,6 +1,8 @@
 """The command line keeps what DESIGN promises: files, numbers on the last line, exit statuses."""
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -121,6 +123,39 @@ def test_tables_are_not_written_over_unasked(crystals, extracted, capsys):
     assert run(["extract", str(crystals), "-o", str(extracted), "--resume", "--jobs", "1"]) == 0
     assert (extracted / "motifs.parquet").read_bytes() == before and "8 motifs" in last_line(capsys.readouterr().out)
     assert "ligands='chemenv' instead of 'crystalnn'" in complaint(capsys, "extract", str(crystals), "-o", str(extracted), "--resume", "--ligands", "crystalnn")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere know no such names")
+def test_a_file_name_that_is_no_unicode(tmp_path, capsys):
+    SALT.to(filename=str(tmp_path / "salt.cif"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / os.fsdecode(b"M\xfcller.cif")).write_bytes((tmp_path / "salt.cif").read_bytes())
+    (folder / os.fsdecode(b"leer\xfc.cif")).write_text("data_x\n")
+    assert run(["extract", str(folder), "-o", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    assert last_line(capsys.readouterr().out).startswith("4 motifs of 1 kind in 1 crystal,")
+    assert load_motifs(tmp_path / "out").n_crystals == 1 and load_motifs(tmp_path / "out").skipped.id[0].startswith("leer\\udcfc")
+
+
+def test_tables_of_an_earlier_run_do_not_pass_for_the_result(crystals, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(["extract", str(crystals), "-o", str(out), "--jobs", "1"]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    for text, hint in ((json.dumps(manifest | dict(complete=False)), "holds an unfinished run"), ("{", "manifest.json is damaged"), ("[]", "manifest.json is damaged")):
+        (out / "manifest.json").write_text(text)
+        said = complaint(capsys, "atlas", str(out), "-o", str(tmp_path / "a.html"))
+        assert hint in said and "--resume" in said
+    (out / "manifest.json").unlink()
+    assert len(load_motifs(out)) == 8 # as the sentence says: without the manifest they are read as they are
+
+
+@pytest.mark.parametrize("wrong, hint", [(["--jobs", "0"], "--jobs"), (["--time-limit", "-3"], "--time-limit"), (["--time-limit", "nan"], "--time-limit"),
+                                         (["--dask", "foo"], "address of a Dask scheduler"), (["--dask", ""], "address of a Dask scheduler"),
+                                         (["--dask", "tcp://127.0.0.1:1"], "No Dask scheduler answers")])
+def test_a_wrong_option_is_said_before_reading(wrong, hint, crystals, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("motiflab.motifs.cluster.ANSWER", 1)
+    monkeypatch.setattr("motiflab.crystals.read_crystals", lambda *_, **__: pytest.fail("crystals were read"))
+    assert hint in complaint(capsys, "extract", str(crystals), "-o", str(tmp_path / "out"), *wrong) and not (tmp_path / "out").exists()
 
 
 def test_resume_takes_in_new_files(crystals, tmp_path, capsys):

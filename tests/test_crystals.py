@@ -58,6 +58,17 @@ def test_unique_ids(ids):
     if len(set(map(str, ids))) == len(ids): assert list(map(str, out)) == list(map(str, ids))
 
 
+def test_names_can_be_written(tmp_path):
+    assert unique_ids(["M\udcfcller", "M\\udcfcller", "Müller"]) == ["M\\udcfcller", "M\\udcfcller~2", "Müller"]
+    assert unique_ids([1, 2**63]) == ["1", str(2**63)] and unique_ids([1, 2**63 - 1]) == [1, 2**63 - 1]
+    lines = [dict(id=i, lattice=np.eye(3).tolist(), species=s, frac=[[0, 0, 0]]) for i, s in (("\ud800bad", ["Po"]), (2**70, ["Po"]), ("\ud800worse", ["?"]))]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    crystals = read_crystals(tmp_path / "x.jsonl", progress=False)
+    assert list(crystals.frame.index) == ["\\ud800bad", str(2**70)] and crystals.skipped.id.tolist() == ["\\ud800worse"]
+    crystals.skipped.to_csv(tmp_path / "skipped.csv")
+    assert list(read_crystals(write_crystals(crystals, tmp_path / "y.jsonl"), progress=False).frame.index) == list(crystals.frame.index)
+
+
 def test_names_are_text(tmp_path):
     name = "<script>alert(1)</script>"
     (tmp_path / "x.jsonl").write_text(json.dumps(dict(id=name, lattice=np.eye(3).tolist(), species=["Po"], frac=[[0, 0, 0]], note="<b>")))

@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 
 from motiflab.crystals import CrystalSet
 from motiflab.errors import UserError
-from motiflab.motifs import extract_motifs, limits, load_motifs, pool, save_motifs
+from motiflab.motifs import MotifTable, extract_motifs, limits, load_motifs, pool, save_motifs
 from motiflab.motifs.extract import CHUNK
 
 QUIET = dict(progress=False)
@@ -78,6 +78,29 @@ def test_lists_are_lists_and_order_parameters_arrays(tmp_path):
         assert t.connections.angles.map(len).tolist() == t.connections.n_shared.tolist() and set(map(len, t.connections.image)) == {3}
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_plain_pandas_reads_what_is_saved(n, tmp_path):
+    table = extract_motifs(strained(n), n_jobs=1, **QUIET)
+    save_motifs(table, tmp_path)
+    for name, frame in (("motifs", table.motifs), ("connections", table.connections)):
+        plain = pd.read_parquet(tmp_path / f"{name}.parquet")
+        assert list(plain.columns) == list(frame.columns) and len(plain) == len(frame)
+
+
+def test_a_table_without_rows_has_types():
+    for table in (MotifTable(), extract_motifs([], **QUIET)):
+        assert table.motifs.csm.round(2).empty and table.motifs.cn.dtype == int and (table.connections.distance > 3).sum() == 0
+        assert table.connections.angles.list.len().empty and table.motifs.merge(extract_motifs(ROCKSALT, n_jobs=1, **QUIET).motifs, on="crystal_id").empty
+
+
+def test_any_name_is_a_name(tmp_path):
+    names = [2**70, -2**63, "\ud800bad", "M\udcfcller", np.uint64(2**63), "\\ud800bad"]
+    table = extract_motifs({name: COPPER if k == 3 else ROCKSALT for k, name in enumerate(names)}, n_jobs=1, **QUIET)
+    assert table.motifs.crystal_id.unique().tolist() == [str(2**70), str(-2**63), "\\ud800bad", str(2**63), "\\ud800bad~2"]
+    again = load_motifs(save_motifs(table, tmp_path))
+    assert again.motifs.crystal_id.equals(table.motifs.crystal_id) and again.skipped.id.tolist() == ["M\\udcfcller"]
+
+
 # ---------------------------------------------------------------- as much as there is room for
 
 class Counter:
@@ -110,6 +133,11 @@ def test_no_process_is_started_for_one_job(monkeypatch):
                                            (dict(dask="tcp://127.0.0.1:1", n_jobs=2), "leave out n_jobs"), (dict(dask="no address"), "scheduler")])
 def test_mistakes_are_one_sentence(options, text):
     with pytest.raises(UserError, match=text): extract_motifs(ROCKSALT, **QUIET | options)
+
+
+def test_a_time_limit_of_centuries_is_none():
+    for limit in (1e12, float("inf"), None): assert len(extract_motifs(ROCKSALT, n_jobs=1, time_limit=limit, **QUIET)) == 4
+    with pytest.raises(UserError, match="time_limit"): extract_motifs(ROCKSALT, time_limit=float("nan"), **QUIET)
 
 
 def test_what_is_no_crystal_is_said():

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +20,8 @@ from pymatgen.core import Lattice, Structure
 
 from motiflab.cli import run
 from motiflab.errors import UserError
-from motiflab.motifs import extract_motifs, load_motifs, pool, shards
-from motiflab.motifs.cluster import compute_chunk
+from motiflab.motifs import extract_motifs, load_motifs, pool, save_motifs, shards
+from motiflab.motifs.cluster import compute_chunk, connect
 from motiflab.motifs.extract import CHUNK
 from motiflab.motifs.shards import read_manifest, write_motifs
 
@@ -230,6 +231,44 @@ def test_another_runs_folder_is_left_alone(once, tmp_path):
     with pytest.raises(UserError, match="manifest.json is damaged"): write_motifs(salts(64), out, resume=True, **QUIET)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_run_that_waited_for_another_looks_again(tmp_path):
+    found = []
+    def second():
+        try: write_motifs(salts(4), tmp_path, n_jobs=1, **QUIET)
+        except UserError as error: found.append(str(error))
+    with shards.only_run(tmp_path): # the first run, which ends while the second waits
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        time.sleep(0.5)
+        (tmp_path / "motifs.parquet").write_bytes(b"of the first")
+    waiting.join()
+    assert "already holds motif tables" in found[0] and (tmp_path / "motifs.parquet").read_bytes() == b"of the first"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_follows_the_tables_is_kept_from_other_runs(tmp_path):
+    def then(folder):
+        assert len(load_motifs(folder)) == 4
+        with pytest.raises(UserError, match="Another run"), shards.only_run(folder, patience=0.2): pass
+        (folder / "beside.txt").touch()
+    write_motifs(salts(4), tmp_path, n_jobs=1, then=then, **QUIET)
+    assert (tmp_path / "beside.txt").exists()
+
+
+def test_tables_of_before_an_unfinished_resume_are_not_read(tmp_path):
+    out = write_motifs(salts(16), tmp_path, n_jobs=1, shard_size=8, **QUIET)
+    table = load_motifs(out)
+    def broken():
+        yield from salts(12, first=100)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): write_motifs(broken(), out, n_jobs=1, resume=True, **QUIET)
+    with pytest.raises(UserError, match="unfinished run.*--resume"): load_motifs(out)
+    with pytest.raises(UserError, match="unfinished run"): save_motifs(table, out)
+    write_motifs(salts(12, first=100), out, n_jobs=1, resume=True, **QUIET)
+    assert set(load_motifs(out).motifs.crystal_id) <= {f"c{k}" for k in range(100, 112)}
+
+
 def test_a_mistake_leaves_no_run_behind(tmp_path):
     for wrong in (dict(n_jobs=0), dict(centers="cation"), dict(shard_size=0), dict(dask="tcp://127.0.0.1:1", n_jobs=1)):
         with pytest.raises(UserError): write_motifs(salts(2), tmp_path / "out", **wrong, **QUIET)
@@ -326,6 +365,43 @@ def test_a_cluster_that_goes_away_leaves_its_shards(cluster, tmp_path, on_update
     assert 0 < there < 3000 / 16
     write_motifs(crystals[:320], tmp_path / "out", n_jobs=1, resume=True, **QUIET)
     assert len(computed) <= 320 - 16
+
+
+def test_a_scheduler_without_workers_is_said_and_waited_for(monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("motiflab.motifs.cluster._CHECK", 0.2)
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=logging.CRITICAL) as cluster:
+        late = threading.Timer(1.5, cluster.scale, [1])
+        late.start()
+        table = extract_motifs(SALT, dask=cluster.scheduler_address, **QUIET)
+        late.join()
+    assert len(table) == 1 and capsys.readouterr().err.count("has no workers; waiting for them") == 1
+
+
+@pytest.mark.parametrize("word", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 7 + b"\x30"], ids=["mute", "http", "large"])
+def test_a_port_where_something_else_listens_is_one_sentence(word, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("motiflab.motifs.cluster.ANSWER", 1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(10)
+        def serve(kept=[]):
+            try:
+                while True:
+                    kept.append(other.accept()[0])
+                    if word: kept[-1].sendall(word)
+            except OSError: pass
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        start = time.monotonic()
+        with pytest.raises(UserError, match="No Dask scheduler answers"): connect(f"127.0.0.1:{other.getsockname()[1]}")
+        assert time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize("address", ["foo", "", "tcp://10.0.0.1", "10.0.0.1:", "tcp://a b:8786"])
+def test_what_is_no_address_is_said_at_once(address, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("motiflab.motifs.cluster._client", lambda *_: pytest.fail("was tried"))
+    with pytest.raises(UserError, match="not the address of a Dask scheduler"): connect(address)
 
 
 def test_what_is_wrong_with_a_cluster_is_one_sentence(monkeypatch, tmp_path, capsys):

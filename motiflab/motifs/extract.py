@@ -10,10 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
-import numpy as np
 import pandas as pd
 
 from ..crystals import CrystalSet
+from ..crystalset import plain_name
 from ..errors import UserError
 from .crystal import MotifSettings, motif_settings
 from .pool import ChunkRows, Crew, Processes, available_cpus, chunk_rows, join_rows, work_through
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 # %% auto #0
-__all__ = ['CHUNK', 'Given', 'crystals_given', 'chunk_size', 'in_chunks', 'plain_or_reason', 'run_chunks', 'skipped_rows',
-           'join_skipped', 'progress_bar', 'extract_motifs']
+__all__ = ['CHUNK', 'LONGEST', 'Given', 'crystals_given', 'chunk_size', 'in_chunks', 'plain_or_reason', 'check_work',
+           'run_chunks', 'skipped_rows', 'join_skipped', 'progress_bar', 'extract_motifs']
 
 # %% ../../nbs/motifs/17_extract.ipynb #cba350f5
 class Given(NamedTuple):
@@ -36,9 +36,6 @@ class Given(NamedTuple):
     skipped: pd.DataFrame # id, stage, reason of those that could not be read
     min_distance: float # angstrom
 
-def _plain_name(name: Any) -> int | str:
-    return int(name) if isinstance(name, (int, np.integer)) and not isinstance(name, bool) else str(name)
-
 def _pairs(items: Iterable) -> Iterator[tuple]:
     "(id, structure) for each item; `UserError` for one that is neither a structure nor such a pair"
     from pymatgen.core import Structure
@@ -47,7 +44,8 @@ def _pairs(items: Iterable) -> Iterator[tuple]:
     for number, item in enumerate(items):
         name, structure = item if isinstance(item, tuple) and len(item) == 2 else (number, item)
         if not isinstance(structure, Structure): raise UserError(f"Motifs are extracted from a CrystalSet or pymatgen structures; one is a {type(structure).__name__}.")
-        name, plain = _plain_name(name), str(name)
+        name = plain_name(name)
+        plain = str(name)
         seen[plain] = seen.get(plain, 0) + 1
         while seen[plain] > 1 and (again := f"{plain}~{seen[plain]}") in seen: seen[plain] += 1
         if seen[plain] > 1: seen[name := again] = 1
@@ -94,7 +92,20 @@ def plain_or_reason(
     try: return plain_crystal(structure)
     except MotifError as error: return str(error)
 
-# %% ../../nbs/motifs/17_extract.ipynb #96d3aa20
+# %% ../../nbs/motifs/17_extract.ipynb #39664247
+LONGEST = 1e8 # seconds; a longer time limit is none
+
+def check_work(
+    n_jobs: int | None = None, # processes
+    time_limit: float | None = None, # seconds a crystal may take
+    dask: str | Client | None = None, # scheduler
+) -> float | None: # the time limit; None is no limit
+    "`UserError` for an impossible option"
+    if n_jobs is not None and n_jobs < 1: raise UserError(f"n_jobs must be 1 or more, not {n_jobs}; leave it out to use all processors.")
+    if time_limit is not None and not time_limit > 0: raise UserError(f"time_limit must be more than 0 seconds, not {time_limit}.")
+    if dask is not None and n_jobs is not None: raise UserError("A Dask cluster has its own number of workers: leave out n_jobs, or dask.")
+    return None if time_limit is None or time_limit > LONGEST else time_limit
+
 def _with_crew(chunks: Iterable[tuple], crew: Callable[[], Crew]) -> Iterator[tuple]:
     "Rows of the chunks; the crew is hired for the first one, if there is any"
     chunks = iter(chunks)
@@ -110,12 +121,10 @@ def run_chunks(
     dask: str | Client | None = None, # scheduler of a Dask cluster, in place of processes
 ) -> Iterator[tuple[Any, ChunkRows]]: # in the order in which they are done
     "The rows of many chunks; `UserError` for an impossible option"
-    if n_jobs is not None and n_jobs < 1: raise UserError(f"n_jobs must be 1 or more, not {n_jobs}; leave it out to use all processors.")
-    if time_limit is not None and not time_limit > 0: raise UserError(f"time_limit must be more than 0 seconds, not {time_limit}.")
+    time_limit = check_work(n_jobs, time_limit, dask)
     if dask is not None:
         from motiflab.motifs.cluster import Cluster, connect
 
-        if n_jobs is not None: raise UserError("A Dask cluster has its own number of workers: leave out n_jobs, or dask.")
         client = connect(dask)
         return _with_crew(chunks, lambda: Cluster(client, settings, time_limit, ours=client is not dask))
     n_jobs = n_jobs or available_cpus()

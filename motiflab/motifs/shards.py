@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from .. import __version__
 from ..crystals import CrystalSet
 from ..errors import UserError
 from .crystal import MotifSettings, motif_settings
-from .extract import Given, chunk_size, crystals_given, in_chunks, join_skipped, plain_or_reason, progress_bar, run_chunks, skipped_rows
+from .extract import Given, check_work, chunk_size, crystals_given, in_chunks, join_skipped, plain_or_reason, progress_bar, run_chunks, skipped_rows
 from .limits import TOO_LONG
 from .pool import ChunkRows, available_cpus, join_rows
 from .rows import PlainCrystal
@@ -330,14 +330,18 @@ def write_motifs(
     dask: str | Client | None = None, # address of a Dask scheduler, or a client: compute there
     resume: bool = False, # go on with what is in `folder`: shards of the same crystals are not computed again
     shard_size: int = 512, # crystals a shard; a run that is resumed keeps its own
+    then: Callable[[Path], None] | None = None, # called with the folder when the tables are there, while other runs are still kept out
 ) -> Path: # the folder, for `load_motifs`
     "Write the motifs of any number of crystals in bounded memory; `UserError` for an unknown option or another run's folder, `OSError` when the disk is full"
     if shard_size < 1: raise UserError(f"shard_size must be 1 crystal or more, not {shard_size}.")
+    time_limit = check_work(n_jobs, time_limit, dask)
     given, folder = crystals_given(crystals), check_folder(folder, resume)
     settings = motif_settings(centers, ligands, given.min_distance if min_distance is None else min_distance)
     folder.mkdir(parents=True, exist_ok=True)
     with only_run(folder):
+        check_folder(folder, resume) # again, for what another run wrote in the meantime
         book = Book(folder, _begin(folder, settings, shard_size))
         _write_shards(given, book, settings, n_jobs, time_limit, dask, progress)
         _merge(book, given)
+        if then: then(folder)
     return folder
