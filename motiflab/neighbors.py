@@ -340,8 +340,7 @@ def _cut(p, vectors, labels, at):
     for k in range(3): p.plane[new, k] = vectors[at, k] / far
     p.plane[new, 3] = far / 2
     for k in range(4): p.label[new, k] = labels[at, k]
-    tolerance = 1e-11
-    m = _rim(p, tolerance)
+    tolerance, m = 1e-11, _rim(p, 1e-11)
     while m == 0:
         tolerance *= 10
         beyond = False
@@ -417,13 +416,11 @@ def _columns(table, span):
     return (starts, labels[:, 0].copy(), labels[:, 1:4].copy(), values[:, :3].copy(), values[:, 3].copy(), values[:, 4].copy(),
             values[:, 5].copy(), labels[:, 4].copy())
 
-# %% ../nbs/10_neighbors.ipynb #9bbed839
+# %% ../nbs/10_neighbors.ipynb #d5324422
 @compiled
 def _radius(p):
     "Distance of the farthest corner"
-    r = 0.0
-    for v in range(p.size[0]): r = max(r, p.corner[v, 3])
-    return r
+    return p.corner[:p.size[0], 3].max()
 
 @compiled
 def _longest_diagonal(matrix):
