@@ -123,8 +123,7 @@ def _before(labels, a, b):
 @compiled
 def _nearest_first(vectors, labels, found):
     "Order of the first `found` neighbours by distance; ties by atom, then by image"
-    order = np.argsort(vectors[:found, 3])
-    start = 0
+    order, start = np.argsort(vectors[:found, 3]), 0
     for at in range(1, found):
         if vectors[order[at], 3] - vectors[order[start], 3] > 1e-8: start = at
         moving, hole = order[at], at
@@ -164,8 +163,7 @@ def neighbor_arrays(matrix, frac, sites, cutoff):
         all_vectors, all_labels = _longer(all_vectors, total + found), _longer(all_labels, total + found)
         for at in range(found):
             for c in range(4): all_vectors[total + at, c], all_labels[total + at, c] = vectors[order[at], c], labels[order[at], c]
-        total += found
-        starts[s + 1] = total
+        starts[s + 1] = total = total + found
     vectors, labels = all_vectors[:total], all_labels[:total]
     return starts, labels[:, 0].copy(), labels[:, 1:].copy(), vectors[:, :3].copy(), vectors[:, 3].copy()
 
@@ -275,6 +273,7 @@ def _forget(p, m):
     for e in range(m): p.begin[p.meets[p.edge[e, 0], (p.edge[e, 1] + 1) % 3], 0] = -1
     return 0
 
+# %% ../nbs/10_neighbors.ipynb #e4cfe9f9
 @compiled
 def _stand(p, at, v, w, new, i, j):
     "Put corner `at` where the edge v-w, in which planes i and j meet, is cut by plane `new`"
@@ -323,6 +322,7 @@ def _clear(p, m, tolerance):
                 if p.link[w, u] == total: p.link[w, u] = v
     p.size[0] = total
 
+# %% ../nbs/10_neighbors.ipynb #45384992
 @compiled
 def _reaches(p, vectors, at):
     "Is a corner beyond the plane halfway to neighbour `at`?"
@@ -353,7 +353,7 @@ def _cut(p, vectors, labels, at):
     _clear(p, m, tolerance)
     p.size[1] += 1
 
-# %% ../nbs/10_neighbors.ipynb #e0014216
+# %% ../nbs/10_neighbors.ipynb #8da8f18a
 @compiled
 def _face(p, f, v):
     "Solid angle, area and number of distinct corners of face `f`, of which `v` is a corner"
@@ -416,7 +416,7 @@ def _columns(table, span):
     return (starts, labels[:, 0].copy(), labels[:, 1:4].copy(), values[:, :3].copy(), values[:, 3].copy(), values[:, 4].copy(),
             values[:, 5].copy(), labels[:, 4].copy())
 
-# %% ../nbs/10_neighbors.ipynb #d5324422
+# %% ../nbs/10_neighbors.ipynb #d4a87a3c
 @compiled
 def _radius(p):
     "Distance of the farthest corner"
@@ -434,6 +434,7 @@ def _wider(p, reach, widest):
     if p.meets[:p.size[0]].min() > 3: return 0.0
     return np.inf if reach >= widest else min(2 * reach, widest + 0.001)
 
+# %% ../nbs/10_neighbors.ipynb #3b1f07cd
 @compiled
 def _carve(cells, site, reach, widest, room, table):
     "Cut out a site's cell; where it differs within `reach`, add that one to the table on the way. The room, the table, whether it did"
@@ -473,7 +474,7 @@ def voronoi_arrays(matrix, frac, sites, reach):
     cells = _columns(table, exact)
     return cells, cells if same else _columns(table, within), same
 
-# %% ../nbs/10_neighbors.ipynb #3debbe1b
+# %% ../nbs/10_neighbors.ipynb #e711f0dc
 @dataclass(frozen=True, slots=True)
 class VoronoiCells:
     "Faces of the Voronoi cells of chosen sites: those of the s-th site are `starts[s]:starts[s + 1]`, nearest first"

@@ -84,6 +84,7 @@ def _fading(distance, bond):
     if distance >= bond + _NONE: return 0.0
     return 0.5 * (math.cos((distance - bond - _FULL) / (_NONE - _FULL) * math.pi) + 1.0)
 
+# %% ../../nbs/motifs/12_environment.ipynb #4cdb1109
 @compiled
 def _heaviest_first(weights, order):
     "Sort `order` by falling weight; equal ones keep their order"
@@ -123,6 +124,7 @@ def crystalnn_weights(
         first[s + 1] = n
     return first, face[:n].copy(), weight[:n].copy()
 
+# %% ../../nbs/motifs/12_environment.ipynb #acd493e0
 @compiled
 def crystalnn_faces(first, face, weight, number):
     "Whether each of `number` faces belongs to one of the neighbours that CrystalNN finds most likely: (number,) of bool"

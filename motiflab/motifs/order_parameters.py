@@ -192,6 +192,7 @@ def _bells(theta, n, op, ring, pole):
             ring[j, k] = ring[k, j] = _bell(abs(theta[j, k] / math.pi - op.centre) - aim, op.width)
             pole[j, k] = pole[k, j] = _bell(theta[j, k] / math.pi - 1, op.south_width)
 
+# %% ../../nbs/motifs/12_order_parameters.ipynb #3a0ad5a3
 @compiled
 def _ring_value(n, j, k, op, theta, on_axis, azimuth, ring, pole):
     "Fit of all neighbours when `j` is the north pole and `k` lies on the prime meridian"
@@ -220,7 +221,7 @@ def _ring(n, op, theta, on_axis, azimuth, ring, pole):
             if norm: best = max(best, value / norm)
     return best
 
-# %% ../../nbs/motifs/12_order_parameters.ipynb #cfb7b626
+# %% ../../nbs/motifs/12_order_parameters.ipynb #c6bf6d91
 @compiled
 def _bent(n, op, theta):
     "Mean fit of the angles"
@@ -229,7 +230,7 @@ def _bent(n, op, theta):
         for k in range(j): total += _bell(theta[j, k] / math.pi - op.target, op.width)
     return 2 * total / (n * (n - 1))
 
-# %% ../../nbs/motifs/12_order_parameters.ipynb #7c1410cf
+# %% ../../nbs/motifs/12_order_parameters.ipynb #bbd0ed84
 @compiled
 def _triangle(cosine, distance, width):
     "Fit of one of the eight neighbours off the equator; `distance` from their polar angle in units of pi"
@@ -261,7 +262,7 @@ def _cuboctahedron(n, op, theta, on_axis, azimuth):
             if k != j: best = max(best, _cuboctahedron_value(n, j, k, op, theta, on_axis, azimuth))
     return best
 
-# %% ../../nbs/motifs/12_order_parameters.ipynb #aa3e5af6
+# %% ../../nbs/motifs/12_order_parameters.ipynb #6551e54a
 @compiled
 def _cube(n, op, theta, on_axis, azimuth):
     "Peters's order parameter of the body-centred cube; counts `k` after `j` only"
@@ -278,7 +279,7 @@ def _cube(n, op, theta, on_axis, azimuth):
                 total += sign * (4 * c * c * c - 3 * c) * lift * math.exp(0.5 - 0.5 * lift * lift)
     return total / (0.5 * n * (6 + (n - 2) * (n - 3)))
 
-# %% ../../nbs/motifs/12_order_parameters.ipynb #83e16dfc
+# %% ../../nbs/motifs/12_order_parameters.ipynb #af9505c2
 @compiled
 def _legendre(cosine, order):
     "Legendre polynomial of the given order"
@@ -294,7 +295,7 @@ def _steinhardt(n, order, cosine):
         for k in range(j): total += 2 * _legendre(cosine[j, k], order)
     return math.sqrt(max(total, 0.0)) / n
 
-# %% ../../nbs/motifs/12_order_parameters.ipynb #fdf0e6ad
+# %% ../../nbs/motifs/12_order_parameters.ipynb #74e3ac18
 @compiled
 def _workspace():
     "Arrays that every site writes into"
@@ -329,6 +330,7 @@ def _site(vectors, weights, table, work, out):
         weight = likelihood[table[i].cn]
         out[i] = 0.0 if weight == 0 else weight * _value(table[i], cosine, theta, on_axis, azimuth, ring, pole)
 
+# %% ../../nbs/motifs/12_order_parameters.ipynb #8ea2ec40
 @compiled
 def fill_order_parameters(
     starts: np.ndarray, # (m + 1,) integers; the neighbours of site i are rows starts[i] to starts[i + 1] of the next two
