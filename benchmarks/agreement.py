@@ -55,7 +55,7 @@ class Comparison:
         else: self.add_environments(crystal, plain, ours, theirs["environments"])
 
     def add_copies(self, ours: CrystalMotifs, alone: CrystalMotifs) -> None:
-        "What the copying of equivalent sites (within 1e-4 angstrom) changes"
+        "What the copying of equivalent sites changes"
         self.counts["cations whose geometry a copy changes"] += int((ours.symbol != alone.symbol).sum())
         same = ours.symbol == alone.symbol
         self.measure("measure, copied or computed", abs(ours.csm[same] - alone.csm[same]))

@@ -15,7 +15,7 @@ import numpy as np
 from ..compiled import compiled
 from ..crystalset import close_pair_sentence
 from ..errors import UserError, check_option
-from .connections import Connections, find_connections
+from .connections import find_connections
 from .environment import REACH, chemenv_faces, crystalnn_faces, crystalnn_weights, element_tables
 from .measure import search_shapes
 from .order_parameters import order_parameters
@@ -231,6 +231,6 @@ def crystal_motifs(
         alone = _no_symmetry(len(signs))._replace(multiplicity=equivalent.multiplicity)
         found, spread = _environments_of_all(crystal, sites, considered, settings.ligands, alone)
     row, cn, atom, image = spread
-    joined: Connections = find_connections(crystal.matrix, crystal.frac, np.repeat(sites, cn), atom, image)
-    return CrystalMotifs(sites, crystal.numbers[sites], np.full(len(sites), np.nan) if oxidation is None else oxidation[sites], _names(found.shape[row], cn),
-                         found.csm[row], equivalent.multiplicity[sites], found.order_parameters[row], cn, atom, image, *joined)
+    joined = vars(find_connections(crystal.matrix, crystal.frac, np.repeat(sites, cn), atom, image)).values()
+    return CrystalMotifs(*joined, sites, crystal.numbers[sites], np.full(len(sites), np.nan) if oxidation is None else oxidation[sites], _names(found.shape[row], cn),
+                         found.csm[row], equivalent.multiplicity[sites], found.order_parameters[row], cn, atom, image)

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING: from pymatgen.core import Structure
 
 # %% auto #0
-__all__ = ['PlainCrystal', 'MotifError', 'as_compiled', 'plain_crystal', 'CrystalMotifs']
+__all__ = ['PlainCrystal', 'MotifError', 'as_compiled', 'plain_crystal', 'Connections', 'CrystalMotifs']
 
 # %% ../../nbs/motifs/10_rows.ipynb #71ab6c16
 class PlainCrystal(NamedTuple):
@@ -50,10 +50,20 @@ def plain_crystal(
     if min(numbers, default=1) < 1: raise MotifError("A site holds no element: a dummy atom has no motif.")
     return as_compiled(PlainCrystal(structure.lattice.matrix, structure.frac_coords, np.array(numbers), _given_states(species)))
 
-# %% ../../nbs/motifs/10_rows.ipynb #8225e343
+# %% ../../nbs/motifs/10_rows.ipynb #fc4a5c83
 @dataclass(frozen=True)
-class CrystalMotifs:
-    "The motifs of one crystal and their connections; `m` motifs with `l` ligands in all, `c` connections with `a` shared ligands in all"
+class Connections:
+    "Pairs of motifs that share ligands: `c` pairs, `a` shared ligands in all"
+    site_i: np.ndarray # (c,) centre of the first motif
+    site_j: np.ndarray # (c,) centre of the second
+    image: np.ndarray # (c, 3) cell of the second
+    n_shared: np.ndarray # (c,) shared ligands
+    distance: np.ndarray # (c,) centre to centre, angstrom
+    angles: np.ndarray # (a,) centre-ligand-centre, degrees, sorted within a connection
+
+@dataclass(frozen=True)
+class CrystalMotifs(Connections):
+    "The motifs of one crystal, `m` with `l` ligands in all, beside their connections"
     site: np.ndarray # (m,) index of the centre in the crystal as given
     number: np.ndarray # (m,) atomic number of the centre
     oxidation: np.ndarray # (m,) oxidation state, NaN where not assigned
@@ -64,11 +74,5 @@ class CrystalMotifs:
     cn: np.ndarray # (m,) number of ligands
     ligand_site: np.ndarray # (l,) atom of each ligand, motif after motif
     ligand_image: np.ndarray # (l, 3) cell of each ligand
-    site_i: np.ndarray # (c,) centre of the first motif
-    site_j: np.ndarray # (c,) centre of the second
-    image: np.ndarray # (c, 3) cell of the second
-    n_shared: np.ndarray # (c,) shared ligands
-    distance: np.ndarray # (c,) centre to centre, angstrom
-    angles: np.ndarray # (a,) centre-ligand-centre, degrees, sorted within a connection
 
     def __len__(self) -> int: return len(self.site)
