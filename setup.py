@@ -8,7 +8,7 @@ config = ConfigParser(delimiters=["="])
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "dask")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "dask", "tensorboard")}
 
 setup(
     name=cfg["lib_name"],
