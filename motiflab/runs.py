@@ -28,8 +28,8 @@ from .targets import Normaliser, TargetInfo, Targets
 
 # %% auto #0
 __all__ = ['UNSEEN_FACTOR', 'FORMAT', 'network_outputs', 'output_values', 'clamped', 'prediction_table', 'truth_table',
-           'probabilities', 'score_table', 'holds_unseen', 'Run', 'with_unseen', 'check_graphs', 'package_versions',
-           'save_run', 'read_description', 'load_run']
+           'probabilities', 'score_table', 'said_scores', 'holds_unseen', 'Run', 'own_table', 'with_unseen',
+           'check_graphs', 'package_versions', 'save_run', 'read_description', 'load_run']
 
 # %% ../nbs/52_runs.ipynb #02c5f92d
 @torch.no_grad()
@@ -129,23 +129,35 @@ def score_table(
             else: rows[part, name] = classification_scores(_class_numbers(some[name], info.classes), probabilities(some, info))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "target"]).astype({"n": int})
 
-# %% ../nbs/52_runs.ipynb #2292840f
+# %% ../nbs/52_runs.ipynb #bd903a10
+def said_scores(
+    scores: pd.DataFrame, # as of `score_table`
+) -> str:
+    "Scores of the test crystals in words, or of the validation crystals where there is no test"
+    part = "test" if scores.xs("test")["n"].any() else "validation"
+    shown = lambda row: ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "n" and v == v)
+    return "; ".join(f"{target}: {shown(row)} on {int(row['n']):,} {part} crystals" for target, row in scores.xs(part).iterrows())
+
+# %% ../nbs/52_runs.ipynb #6a807624
 UNSEEN_FACTOR = 2.0 # on the uncertainty of a crystal with an element that training never saw
 
 def holds_unseen(
     graphs: GraphSet,
     elements: Sequence[int], # atomic numbers seen in training
+    warn: bool = True, # say so where there are any
 ) -> np.ndarray: # (n_crystals,) bool
-    "Which crystals hold an element never seen in training; warns where there are any"
+    "Which crystals hold an element never seen in training"
     unseen = ~torch.isin(graphs.arrays["z"].cpu().long(), torch.tensor(sorted(elements)))
-    which = torch.zeros(len(graphs) + 0, dtype=torch.long).index_add(0, torch.arange(len(graphs)).repeat_interleave(graphs.n_atoms.cpu()), unseen.long()) > 0
-    if which.any():
+    crystal = torch.arange(len(graphs)).repeat_interleave(graphs.n_atoms.cpu())
+    which = torch.zeros(len(graphs), dtype=torch.long).index_add(0, crystal, unseen.long()) > 0
+    if warn and which.any():
         from pymatgen.core import Element
+
         symbols = ", ".join(Element.from_Z(int(z)).symbol for z in graphs.arrays["z"].cpu()[unseen].unique())
-        warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", stacklevel=3)
+        warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", stacklevel=4)
     return which.numpy()
 
-# %% ../nbs/52_runs.ipynb #8cf7346d
+# %% ../nbs/52_runs.ipynb #c6dae7f4
 @dataclass
 class Run:
     "A trained model, how it was trained and how well it does"
@@ -171,9 +183,8 @@ class Run:
         return float(self.scores.loc[(split, target or self.targets.names[0]), name])
 
     def __repr__(self) -> str:
-        first = self.scores.xs("test").dropna(how="all", axis=1)
-        said = "; ".join(f"{t}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "n") + f" on {int(row['n']):,} test crystals" for t, row in first.iterrows())
-        return f"Run of {getattr(self.model, 'name', type(self.model).__name__)}, best of {len(self.history)} epochs: {self.facts.get('best_epoch')}; {said}"
+        name, said = getattr(self.model, "name", type(self.model).__name__), said_scores(self.scores)
+        return f"Run of {name}, {len(self.history)} epochs, the best was {self.facts.get('best_epoch')}; {said}"
 
     def values(self,
         graphs: GraphSet, # built with the settings that the model learned with
@@ -188,8 +199,7 @@ class Run:
         device: torch.device | str = "cpu",
     ) -> pd.DataFrame: # index id; `<target>`, `<target>_uncertainty`
         "Predictions with uncertainty, in the order of the graphs"
-        values = self.values(graphs, device)
-        return with_unseen(_own_table(self, values, graphs.ids), graphs, self)
+        return with_unseen(own_table(self, self.values(graphs, device), graphs.ids), graphs, self)
 
     def save(self,
         folder: str | Path, # is made
@@ -197,8 +207,12 @@ class Run:
         "Write the run: `weights.safetensors`, `model.json`, `history.csv`, `predictions.csv`, `skipped.csv`"
         return save_run(self, Path(folder))
 
-# %% ../nbs/52_runs.ipynb #2fc54b2e
-def _own_table(run: Run, values: np.ndarray, ids: Sequence) -> pd.DataFrame:
+# %% ../nbs/52_runs.ipynb #c3c8ce25
+def own_table(
+    run: Run,
+    values: np.ndarray, # (n, n_targets) in units, or (n, n_classes) probabilities
+    ids: Sequence, # of the crystals
+) -> pd.DataFrame: # as of `prediction_table`
     "Predictions of a single network: the same uncertainty for all"
     own = None if run.calibration is None else np.tile(run.calibration.uncertainty(np.zeros((1, len(run.targets.names)))), (len(values), 1))
     return prediction_table(values, own, run.targets, ids)
@@ -207,9 +221,10 @@ def with_unseen(
     table: pd.DataFrame, # as of `prediction_table`
     graphs: GraphSet, # of the same crystals
     run: Any, # a run or an ensemble
+    warn: bool = True, # of elements never seen
 ) -> pd.DataFrame:
     "Wider uncertainty where an element was never seen in training; that of a class stays at most 1/2"
-    which = holds_unseen(graphs, run.facts["elements"])
+    which = holds_unseen(graphs, run.facts["elements"], warn)
     for name in run.targets.names:
         wider = table[f"{name}_uncertainty"].to_numpy() * np.where(which, UNSEEN_FACTOR, 1.0)
         table[f"{name}_uncertainty"] = wider if run.targets.task == "regression" else np.minimum(wider, 0.5)
