@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Iterable
 
+import numpy as np
 import pandas as pd
 
 from .crystalset import CrystalSet, unique_ids
@@ -42,7 +43,11 @@ def _concat(sets: list[CrystalSet], min_distance: float) -> CrystalSet:
     ids = [i for s in sets for i in s.frame.index]
     frame = pd.concat([s.frame for s in sets if len(s)] or [sets[0].frame], ignore_index=True)
     skipped = [row for s in sets for row in s.skipped.to_dict("records")]
-    return CrystalSet(frame.set_axis(pd.Index(unique_ids(ids), dtype=None if ids else object), axis=0), skipped, min_distance)
+    crystals = CrystalSet(frame.set_axis(pd.Index(unique_ids(ids), dtype=None if ids else object), axis=0), skipped, min_distance)
+    if all(s._skipped_after is not None for s in sets):
+        before = np.cumsum([0] + [len(s) for s in sets])
+        crystals._skipped_after = [int(n + k) for n, s in zip(before, sets) for k in s._skipped_after]
+    return crystals
 
 # %% ../nbs/09_crystals.ipynb #88b4ab4b
 def read_crystals(

@@ -239,6 +239,7 @@ class CrystalSet(_Choosing):
         self.skipped = _skipped_frame(pd.concat(tables)) if tables else _skipped_frame(None) # id, stage, reason
         self.min_distance = float(min_distance) # angstrom
         self._flagged: pd.DataFrame | None = None
+        self._skipped_after: list[int] | None = None # for each row of `skipped`, how many crystals were read before it
 
     def __len__(self) -> int: return len(self.frame)
 
@@ -262,6 +263,14 @@ class CrystalSet(_Choosing):
     def properties(self) -> list[str]:
         "Names of the property columns"
         return [c for c in self.frame.columns if c != "structure"]
+
+    @property
+    def in_order(self) -> pd.DataFrame: # id, kept (bool), reason ("" where kept)
+        "Every crystal as it came, kept or skipped; those of which it is not known when they came are last"
+        after = self._skipped_after if self._skipped_after and len(self._skipped_after) == len(self.skipped) else [len(self)] * len(self.skipped)
+        rows = [(n, 1, i, True, "") for n, i in enumerate(self.frame.index)]
+        rows += [(n, 0, i, False, reason) for n, i, reason in zip(after, self.skipped.id, self.skipped.reason)]
+        return pd.DataFrame([r[2:] for r in sorted(rows, key=lambda r: r[:2])], columns=["id", "kept", "reason"])
 
     @property
     def flagged(self) -> pd.DataFrame:

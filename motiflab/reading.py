@@ -98,7 +98,7 @@ class _Collector:
     "What has been read so far"
     def __init__(self, disorder: str, limit: int | None):
         self.disorder, self.limit = disorder, limit
-        self.ids, self.structures, self.rows, self.skipped = [], [], [], []
+        self.ids, self.structures, self.rows, self.skipped, self.skipped_after = [], [], [], [], []
 
     @property
     def full(self) -> bool: return self.limit is not None and len(self.ids) >= self.limit
@@ -107,7 +107,9 @@ class _Collector:
         "Read a piece and keep the crystal or the reason"
         structure, reason = read_piece(piece, self.disorder)
         name = piece.id if isinstance(piece.id, (int, str)) and not isinstance(piece.id, bool) and piece.id != "" else piece.where
-        if structure is None: self.skipped.append(dict(id=name, stage="read", reason=f"{piece.where}: {reason}"))
+        if structure is None:
+            self.skipped.append(dict(id=name, stage="read", reason=f"{piece.where}: {reason}"))
+            self.skipped_after.append(len(self.ids))
         else:
             self.ids.append(name)
             self.structures.append(structure)
@@ -131,7 +133,9 @@ def _build(found: _Collector, min_distance: float) -> CrystalSet:
     properties = pd.DataFrame(found.rows, index=range(len(found.rows)))
     if "structure" in properties.columns: properties = properties.rename(columns={"structure": "structure_as_given"})
     properties.insert(0, "structure", pd.Series(found.structures, dtype=object))
-    return CrystalSet(properties.set_axis(pd.Index(found.ids, dtype=object), axis=0), found.skipped, min_distance)
+    crystals = CrystalSet(properties.set_axis(pd.Index(found.ids, dtype=object), axis=0), found.skipped, min_distance)
+    crystals._skipped_after = found.skipped_after
+    return crystals
 
 def read_files(
     sources: Iterable[str | Path], # files, and folders that are searched with all below them
