@@ -18,8 +18,7 @@ from ..motifs.rows import MotifError, PlainCrystal
 from ..neighbors import neighbor_arrays, voronoi_cells
 
 # %% auto #0
-__all__ = ['METHODS', 'TIES', 'SHELL', 'BOND', 'FACE', 'AtomGraph', 'nearest_edges', 'voronoi_edges', 'AtomPart',
-           'crystal_reason', 'atom_part']
+__all__ = ['METHODS', 'TIES', 'SHELL', 'BOND', 'FACE', 'AtomGraph', 'nearest_edges', 'voronoi_edges', 'AtomPart', 'atom_part']
 
 # %% ../../nbs/graphs/31_atoms.ipynb #55a15114
 METHODS = ("distance", "voronoi") # what makes two atoms neighbours
@@ -141,7 +140,7 @@ def voronoi_edges(
     face = np.column_stack([share, cells.area])[kept]
     return np.bincount(target[kept], minlength=n), cells.atom[kept], cells.distance[kept], cells.vector[kept], face
 
-# %% ../../nbs/graphs/31_atoms.ipynb #7fd07292
+# %% ../../nbs/graphs/31_atoms.ipynb #78ff757b
 class AtomPart(NamedTuple):
     "Atom graphs of some crystals, one after the other"
     n_atoms: np.ndarray # (n_crystals,) atoms of each
@@ -149,25 +148,25 @@ class AtomPart(NamedTuple):
     fields: dict[str, np.ndarray] # z (n,), edge_index (k, 2) sender and receiver, edge_length (k,), edge_vector (k, 3), edge_face (k, 2)
     reasons: dict[int, str] # place in the chunk -> why it is left out
 
-def _volume_reason(crystal: PlainCrystal) -> str | None:
-    "Why no neighbours can be looked for"
-    if not np.isfinite(crystal.matrix).all(): return "The lattice has to be three vectors of finite numbers."
-    if not abs(np.linalg.det(crystal.matrix)) > 1e-6 * np.prod(np.linalg.norm(crystal.matrix, axis=1)): return "The lattice has no volume."
-    if not (abs(crystal.frac) < 1e9).all(): return "Fractional coordinates have to be finite numbers."
+def _lattice_reasons(crystals: Sequence[PlainCrystal], min_distance: float) -> dict[int, str]:
+    "Place of each crystal in which no neighbours can be looked for, and why"
+    matrices, n = np.stack([c.matrix for c in crystals]), np.array([len(c.numbers) for c in crystals])
+    with np.errstate(invalid="ignore", over="ignore"): volume, lengths = abs(np.linalg.det(matrices)), np.linalg.norm(matrices, axis=2)
+    finite = np.isfinite(matrices).all((1, 2))
+    inside = np.maximum.reduceat(abs(np.concatenate([c.frac for c in crystals])).max(1), _starts(n)[:-1]) < 1e9
+    room = volume / n >= min_distance ** 3 / 2 ** .5
+    said = {"The lattice has to be three vectors of finite numbers.": ~finite, "The lattice has no volume.": ~(volume > 1e-12 * lengths.prod(1)),
+            "Fractional coordinates have to be finite numbers.": ~inside, f"It has so little room for an atom that some are closer than {min_distance:g} angstrom.": ~room}
+    return {int(i): sentence for sentence, wrong in reversed(said.items()) for i in np.flatnonzero(wrong)}
 
-def crystal_reason(
-    crystal: PlainCrystal | str, # arrays, or the reason why there are none
-    min_distance: float = 0.5, # angstrom; 0 allows all
-) -> str | None: # None where nothing is wrong
-    "Why a crystal cannot be an atom graph, in a sentence"
-    if isinstance(crystal, str): return crystal
-    if reason := _volume_reason(crystal): return reason
+def _close_reason(crystal: PlainCrystal, min_distance: float) -> str | None:
+    "Which atoms are too close"
     try: check_distances(crystal, min_distance)
     except MotifError as error: return str(error)
 
-# %% ../../nbs/graphs/31_atoms.ipynb #7549f13f
 def _starts(sizes) -> np.ndarray: return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
+# %% ../../nbs/graphs/31_atoms.ipynb #f2d0f168
 def _distance_edges(crystals: Sequence[PlainCrystal], settings: AtomGraph) -> tuple[np.ndarray, ...]:
     "`nearest_edges` of some crystals"
     starts = _starts([len(c.numbers) for c in crystals])
@@ -190,7 +189,7 @@ def _as_part(crystals: Sequence[PlainCrystal], edges: tuple, settings: AtomGraph
     if face: fields["edge_face"] = face[0].astype(np.float32)
     return AtomPart(n_atoms, np.add.reduceat(counts, starts[:-1]), fields, {})
 
-# %% ../../nbs/graphs/31_atoms.ipynb #5ace1f81
+# %% ../../nbs/graphs/31_atoms.ipynb #c1d43b1e
 def _shortest(part: AtomPart) -> np.ndarray: # (n_crystals,) angstrom, infinite without edges
     "The shortest edge of each crystal"
     out, some = np.full(len(part.n_edges), np.inf), np.flatnonzero(part.n_edges)
@@ -199,21 +198,22 @@ def _shortest(part: AtomPart) -> np.ndarray: # (n_crystals,) angstrom, infinite 
 
 def _one_reason(crystal: PlainCrystal, settings: AtomGraph, min_distance: float) -> str | None:
     "Why a crystal cannot be an atom graph, when a chunk with it failed"
-    if reason := crystal_reason(crystal, min_distance): return reason
-    try: _edges([crystal], settings)
+    try:
+        if reason := _close_reason(crystal, min_distance): return reason
+        _edges([crystal], settings)
+    except MemoryError: return "It needs more memory than there is."
     except (ArithmeticError, ValueError) as error: return f"Its neighbours could not be found: {error}"
 
 def _try(crystals: Sequence[PlainCrystal], settings: AtomGraph, min_distance: float) -> tuple[AtomPart | None, dict[int, str]]:
     "The part, or None and the reasons of the crystals that stand in the way"
-    reasons = {i: r for i, c in enumerate(crystals) if (r := _volume_reason(c))}
-    if reasons: return None, reasons
+    if reasons := _lattice_reasons(crystals, min_distance): return None, reasons
     try: part = _as_part(crystals, _edges(crystals, settings), settings)
-    except (ArithmeticError, ValueError):
+    except (ArithmeticError, ValueError, MemoryError):
         reasons = {i: r for i, c in enumerate(crystals) if (r := _one_reason(c, settings, min_distance))}
         if not reasons: raise
         return None, reasons
     close = np.flatnonzero(_shortest(part) < min_distance) if settings.method == "distance" else range(len(crystals))
-    reasons = {int(i): r for i in close if (r := crystal_reason(crystals[i], min_distance))}
+    reasons = {int(i): r for i in close if (r := _close_reason(crystals[i], min_distance))}
     return (None if reasons else part), reasons
 
 def atom_part(

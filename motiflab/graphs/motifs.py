@@ -21,7 +21,7 @@ from ..motifs.table import MotifTable
 from ..neighbors import neighbor_lists
 
 # %% auto #0
-__all__ = ['MotifGraph', 'MotifRows', 'motif_rows', 'table_rows', 'motif_numbers', 'MotifPart', 'motif_part']
+__all__ = ['MotifGraph', 'MotifRows', 'motif_rows', 'table_rows', 'check_table', 'motif_numbers', 'MotifPart', 'motif_part']
 
 # %% ../../nbs/graphs/32_motifs.ipynb #622477b3
 @dataclass(frozen=True)
@@ -109,6 +109,31 @@ def table_rows(
     connections, joined = _ordered(table.connections, place)
     return _columns(_arrow(motifs, _USED["motifs"], MOTIF_FIELDS), _arrow(connections, _USED["connections"], CONNECTION_FIELDS), crystal, joined)
 
+# %% ../../nbs/graphs/32_motifs.ipynb #a3ffdd60
+def _symbols(numbers: np.ndarray) -> np.ndarray:
+    from pymatgen.core import Element
+
+    found, which = np.unique(numbers, return_inverse=True)
+    return np.array([Element.from_Z(int(z)).symbol for z in found] or [""])[which]
+
+def check_table(
+    table: MotifTable, # motifs of at least these crystals
+    ids: Sequence, # names of the crystals
+    crystals: Sequence[PlainCrystal], # the crystals
+) -> None:
+    "`UserError` where the table does not belong to the crystals: none of them is in it, or an atom or element is another"
+    place = {name: k for k, name in enumerate(ids)}
+    if len(table) + len(table.skipped) and not set(place) & {*table.motifs.crystal_id.unique().tolist(), *table.skipped.id}:
+        raise UserError("The motif table holds none of these crystals: their names are other ones.")
+    motifs, crystal = _ordered(table.motifs, place)
+    n = np.array([len(c.numbers) for c in crystals], dtype=np.int64)
+    site, rows = motifs.site.to_numpy(np.int64), table_rows(table, ids)
+    wrong = (site < 0) | (site >= n[crystal])
+    inside = np.where(wrong, 0, site) + (np.cumsum(n) - n)[crystal]
+    wrong |= _symbols(np.concatenate([c.numbers for c in crystals])[inside]) != motifs.element.to_numpy(str)
+    wrong[np.repeat(np.arange(len(site)), rows.cn)[rows.ligand_site >= n[np.repeat(crystal, rows.cn)]]] = True
+    if wrong.any(): raise UserError(f"The motif table was extracted from other crystals: its motifs do not fit the atoms of {ids[crystal[np.flatnonzero(wrong)[0]]]!r}.")
+
 # %% ../../nbs/graphs/32_motifs.ipynb #3644625e
 def _members(rows: MotifRows, z: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Where the atoms of each motif begin, and their atomic numbers: the centre, then its ligands"
@@ -150,7 +175,7 @@ def _ends(rows: MotifRows, starts: np.ndarray) -> _Ends:
     i, j = motif[starts[rows.joined] + rows.site_i], motif[starts[rows.joined] + rows.site_j]
     return _Ends(np.concatenate([j, i]), np.concatenate([i, j]), np.concatenate([rows.image, -rows.image]))
 
-# %% ../../nbs/graphs/32_motifs.ipynb #05573a52
+# %% ../../nbs/graphs/32_motifs.ipynb #f51be201
 def _near(crystal: PlainCrystal, sites: np.ndarray, first: int, cutoff: float) -> tuple[_Ends, np.ndarray]:
     "All pairs of motifs of a crystal within the cutoff, numbered from `first`, and their distances"
     near = neighbor_lists(crystal.matrix, crystal.frac[sites], np.arange(len(sites)), cutoff)
@@ -161,13 +186,27 @@ def _unconnected(rows: MotifRows, crystals: Sequence[PlainCrystal], ends: _Ends,
     first = np.searchsorted(rows.crystal, np.arange(len(crystals) + 1))
     found = [_near(crystals[c], rows.site[a:b], a, cutoff) for c, (a, b) in enumerate(zip(first, first[1:])) if b > a]
     if not found: return _Ends(*(e[:0] for e in ends)), np.zeros(0)
-    near = _Ends(*(np.concatenate(part) for part in zip(*(e for e, _ in found))))
-    both = np.concatenate([np.column_stack(ends), np.column_stack(near)])
+    near, distance = _Ends(*(np.concatenate(part) for part in zip(*(e for e, _ in found)))), np.concatenate([d for _, d in found])
+    new = np.ones(len(distance), dtype=bool)
+    perhaps = np.flatnonzero(distance <= rows.distance.max(initial=0) + 0.01) # farther ones cannot be connected
+    both = np.concatenate([np.column_stack(ends), np.column_stack(near)[perhaps]])
     which = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    new = ~np.isin(which[len(ends.source):], which[:len(ends.source)])
-    return _Ends(*(part[new] for part in near)), np.concatenate([d for _, d in found])[new]
+    new[perhaps] = ~np.isin(which[len(ends.source):], which[:len(ends.source)])
+    return _Ends(*(part[new] for part in near)), distance[new]
 
-# %% ../../nbs/graphs/32_motifs.ipynb #d881c30f
+# %% ../../nbs/graphs/32_motifs.ipynb #c4ff4bf9
+def _all_edges(rows: MotifRows, crystals: Sequence[PlainCrystal], starts: np.ndarray, cutoff: float | None) -> tuple[_Ends, np.ndarray, np.ndarray]:
+    "Ends, length and attributes of all edges, sorted by receiver and then by length"
+    ends, length = _ends(rows, starts), np.tile(rows.distance, 2)
+    attributes = np.tile(_attributes(rows.n_shared, rows.angles), (2, 1))
+    if cutoff is not None:
+        more, far = _unconnected(rows, crystals, ends, cutoff)
+        ends, length = _Ends(*(np.concatenate(p) for p in zip(ends, more))), np.concatenate([length, far])
+        attributes = np.concatenate([attributes, np.zeros((len(far), 7), np.float32)])
+    order = np.lexsort((length, ends.target))
+    return _Ends(*(part[order] for part in ends)), length[order], attributes[order]
+
+# %% ../../nbs/graphs/32_motifs.ipynb #06c667d3
 class MotifPart(NamedTuple):
     "Motif graphs of some crystals, one after the other"
     n_motifs: np.ndarray # (n_crystals,)
@@ -182,17 +221,12 @@ def motif_part(
 ) -> MotifPart: # numbers of atoms and motifs count within their crystal; edges sorted by receiver, then by length
     "Motif graphs of some crystals; one without motifs has zero rows in each array"
     n, starts = len(crystals), np.concatenate([[0], np.cumsum([len(c.numbers) for c in crystals], dtype=np.int64)])
-    ends, length = _ends(rows, starts), np.tile(rows.distance, 2)
-    attributes = np.tile(_attributes(rows.n_shared, rows.angles), (2, 1))
-    if settings.cutoff is not None:
-        more, far = _unconnected(rows, crystals, ends, settings.cutoff)
-        ends, length = _Ends(*(np.concatenate(p) for p in zip(ends, more))), np.concatenate([length, far])
-        attributes = np.concatenate([attributes, np.zeros((len(far), 7), np.float32)])
-    order = np.lexsort((length, ends.target))
-    n_motifs = np.bincount(rows.crystal, minlength=n)
-    first, crystal = np.cumsum(n_motifs) - n_motifs, rows.crystal[ends.target[order]]
-    index, motif = np.column_stack([ends.source, ends.target])[order] - first[crystal][:, None], np.arange(len(rows.site)) - first[rows.crystal]
+    ends, length, attributes = _all_edges(rows, crystals, starts, settings.cutoff)
+    n_motifs, of_edge, of_ligand = np.bincount(rows.crystal, minlength=n), rows.crystal[ends.target], np.repeat(rows.crystal, rows.cn)
+    first = np.cumsum(n_motifs) - n_motifs
+    index = np.column_stack([ends.source, ends.target]) - first[of_edge][:, None]
+    motif = np.repeat(np.arange(len(rows.site)) - first[rows.crystal], rows.cn)
     fields = dict(motif_x=motif_numbers(rows, np.concatenate([c.numbers for c in crystals]), starts), motif_atom=rows.site.astype(np.int32),
-                  motif_edge_index=index.astype(np.int32), motif_edge_length=length[order].astype(np.float32), motif_edge_attr=attributes[order],
-                  ligand_index=np.column_stack([rows.ligand_site, np.repeat(motif, rows.cn)]).astype(np.int32))
-    return MotifPart(n_motifs, np.bincount(crystal, minlength=n), np.bincount(np.repeat(rows.crystal, rows.cn), minlength=n), fields)
+                  motif_edge_index=index.astype(np.int32), motif_edge_length=length.astype(np.float32), motif_edge_attr=attributes,
+                  ligand_index=np.column_stack([rows.ligand_site, motif]).astype(np.int32))
+    return MotifPart(n_motifs, np.bincount(of_edge, minlength=n), np.bincount(of_ligand, minlength=n), fields)
