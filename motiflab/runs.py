@@ -28,8 +28,8 @@ from .targets import Normaliser, TargetInfo, Targets
 
 # %% auto #0
 __all__ = ['UNSEEN_FACTOR', 'FORMAT', 'network_outputs', 'output_values', 'clamped', 'prediction_table', 'truth_table',
-           'probabilities', 'score_table', 'said_scores', 'holds_unseen', 'Run', 'own_table', 'with_unseen',
-           'check_graphs', 'package_versions', 'save_run', 'read_description', 'load_run']
+           'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Run', 'own_table',
+           'with_unseen', 'check_graphs', 'package_versions', 'checksum', 'save_run', 'read_json', 'load_run']
 
 # %% ../nbs/52_runs.ipynb #02c5f92d
 @torch.no_grad()
@@ -138,8 +138,11 @@ def said_scores(
     shown = lambda row: ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "n" and v == v)
     return "; ".join(f"{target}: {shown(row)} on {int(row['n']):,} {part} crystals" for target, row in scores.xs(part).iterrows())
 
-# %% ../nbs/52_runs.ipynb #6a807624
+# %% ../nbs/52_runs.ipynb #27554952
 UNSEEN_FACTOR = 2.0 # on the uncertainty of a crystal with an element that training never saw
+
+class UnseenElements(UserWarning):
+    "A model predicts crystals with elements that it never saw in training"
 
 def holds_unseen(
     graphs: GraphSet,
@@ -154,7 +157,7 @@ def holds_unseen(
         from pymatgen.core import Element
 
         symbols = ", ".join(Element.from_Z(int(z)).symbol for z in graphs.arrays["z"].cpu()[unseen].unique())
-        warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", stacklevel=4)
+        warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", UnseenElements, stacklevel=4)
     return which.numpy()
 
 # %% ../nbs/52_runs.ipynb #c6dae7f4
@@ -240,7 +243,7 @@ def check_graphs(
     other = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
     raise UserError(f"These graphs were built with other settings than the model learned with ({', '.join(other)}): build them with the run's own, run.facts['graphs'].")
 
-# %% ../nbs/52_runs.ipynb #7291190f
+# %% ../nbs/52_runs.ipynb #31f41140
 FORMAT = 1 # of the folder; another number, another layout
 _FILES = ("weights.safetensors", "model.json", "history.csv", "predictions.csv", "skipped.csv")
 
@@ -254,8 +257,10 @@ def package_versions() -> dict[str, str]:
 
 def _digest(content: bytes) -> str: return hashlib.sha256(content).hexdigest()
 
-def _own_checksum(content: Mapping) -> str:
-    "SHA-256 of a JSON object without its checksum"
+def checksum(
+    content: Mapping[str, Any], # a JSON object
+) -> str: # 64 hexadecimal digits
+    "SHA-256 of a JSON object without its own checksum"
     return _digest(json.dumps({k: v for k, v in content.items() if k != "checksum"}, sort_keys=True).encode())
 
 def _plain_scores(scores: pd.DataFrame) -> list[dict]:
@@ -281,7 +286,7 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()})
     described = json.loads(json.dumps(_description(run, weights)))
-    described["checksum"] = _own_checksum(described)
+    described["checksum"] = checksum(described)
     with whole_or_not_at_all(folder / "weights.safetensors") as part: part.write_bytes(weights)
     for name, table, index in (("history", run.history, False), ("predictions", run.predictions, True), ("skipped", run.skipped, False)):
         with whole_or_not_at_all(folder / f"{name}.csv") as part: table.to_csv(part, index=index)
@@ -289,24 +294,26 @@ def save_run(
     run.folder = folder
     return folder
 
-# %% ../nbs/52_runs.ipynb #f9adef33
+# %% ../nbs/52_runs.ipynb #df4d1333
 def _read(folder: Path, name: str) -> bytes:
     "A file of a run; `UserError` where it is not there"
     if not folder.is_dir(): raise UserError(f"There is no folder {folder}: name the folder of a run.")
     try: return (folder / name).read_bytes()
     except OSError as error: raise UserError(f"{folder} holds no whole run: {name} cannot be read ({error.strerror}).") from error
 
-def read_description(
-    folder: Path, # of a run
-) -> dict: # model.json
-    "What model.json says; `UserError` where it is missing, damaged or of another format"
-    raw = _read(folder, "model.json")
-    damaged = UserError(f"{folder / 'model.json'} is damaged: copy the run anew, or train it again.")
+def read_json(
+    folder: Path, # of a run or an ensemble
+    name: str, # of the file
+    known: int, # format that is read here
+) -> dict:
+    "A JSON object with format and checksum; `UserError` where it is missing, damaged or of another format"
+    raw = _read(folder, name)
+    damaged = UserError(f"{folder / name} is damaged: copy the folder anew, or train again.")
     try: content = json.loads(raw)
     except ValueError as error: raise damaged from error
     if not isinstance(content, dict) or "format" not in content: raise damaged
-    if content["format"] != FORMAT: raise UserError(f"{folder} was written in format {content['format']}, and this version of motiflab reads format {FORMAT}: use the version that wrote it, or train again.")
-    if content.get("checksum") != _own_checksum(content): raise damaged
+    if content["format"] != known: raise UserError(f"{folder} was written in format {content['format']}, and this version of motiflab reads format {known}: use the version that wrote it, or train again.")
+    if content.get("checksum") != checksum(content): raise damaged
     return content
 
 def _load_weights(model: nn.Module, folder: Path, sha256: str) -> None:
@@ -338,7 +345,7 @@ def load_run(
     from motiflab.models import model_from_config
 
     folder = Path(folder)
-    d = read_description(folder)
+    d = read_json(folder, "model.json", FORMAT)
     info, model = TargetInfo.from_dict(d["targets"]), model_from_config(d["model"])
     _load_weights(model, folder, d["weights_sha256"])
     model.eval()

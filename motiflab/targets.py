@@ -57,8 +57,8 @@ class TargetInfo:
         "From JSON"
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
 
-# %% ../nbs/50_targets.ipynb #30674103
-@dataclass(frozen=True)
+# %% ../nbs/50_targets.ipynb #d926b286
+@dataclass(frozen=True, eq=False)
 class Targets(TargetInfo):
     "Values of the targets of many crystals"
     values: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32)) # (n_crystals, n_targets) float32, NaN where missing
@@ -187,11 +187,11 @@ def _class_targets(column: pd.Series, name: str, threshold: float | None, classe
     facts |= dict(classes=kinds if classes is None else tuple(classes), units=("",), minimum=(None,), threshold=threshold)
     return Targets(**facts, values=values[:, None].astype(np.float32))
 
-# %% ../nbs/50_targets.ipynb #f0826d07
+# %% ../nbs/50_targets.ipynb #9ebcb614
 PARTS = ("train", "validation", "test")
 _PART_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test", "testing": "test"}
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     "Rows of three parts of a set; rows in none of them are not used"
     train: np.ndarray # rows to learn from
