@@ -151,8 +151,8 @@ class _Job:
         if self.table is not None: return _parts_of_table(ids, crystals, self.settings.motifs, self.table)
         return _parts_extracted(crystals, self.settings.motifs, self.min_distance, n_jobs, progress)
 
-# %% ../../nbs/graphs/34_build.ipynb #1cff0d3e
-VERSION = 1 # of what this and the pages before it compute; another number, another key
+# %% ../../nbs/graphs/34_build.ipynb #1d81082f
+VERSION = 2 # of what this and the pages before it compute; another number, another key
 
 def _feed(digest, values: np.ndarray | None) -> None:
     "Add an array, its type and its shape to the digest"

@@ -21,7 +21,8 @@ from ..motifs.table import MotifTable
 from ..neighbors import neighbor_lists
 
 # %% auto #0
-__all__ = ['MotifGraph', 'MotifRows', 'motif_rows', 'table_rows', 'check_table', 'motif_numbers', 'MotifPart', 'motif_part']
+__all__ = ['MotifGraph', 'MotifRows', 'motif_rows', 'table_rows', 'check_table', 'motif_numbers', 'site_numbers', 'MotifPart',
+           'motif_part']
 
 # %% ../../nbs/graphs/32_motifs.ipynb #622477b3
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class MotifGraph:
         "The same choice, as the extraction takes it"
         return motif_settings(self.centers, self.ligands, min_distance)
 
-# %% ../../nbs/graphs/32_motifs.ipynb #19cd9adf
+# %% ../../nbs/graphs/32_motifs.ipynb #9d07ddeb
 class MotifRows(NamedTuple):
     "Motifs and connections of some crystals, crystal after crystal: m motifs with l ligands, c connections with a shared ligands"
     crystal: np.ndarray # (m,) place of the motif's crystal
     site: np.ndarray # (m,) its centre, an atom of the crystal
     order_parameters: np.ndarray # (m, 61), NaN where undefined
+    oxidation: np.ndarray # (m,) oxidation state of the centre, NaN where not assigned
+    csm: np.ndarray # (m,) continuous symmetry measure, NaN where the geometry is unknown
     cn: np.ndarray # (m,) number of ligands
     ligand_site: np.ndarray # (l,) atom of each ligand, motif after motif
     joined: np.ndarray # (c,) place of the connection's crystal
@@ -70,11 +73,12 @@ def _columns(motifs: dict, connections: dict, crystal: np.ndarray, joined: np.nd
     ligands, image = motifs["ligands"], connections["image"]
     number = lambda column, dtype: column.to_numpy(zero_copy_only=False).astype(dtype)
     return MotifRows(crystal, number(motifs["site"], np.int64), _flat(motifs["order_parameters"]).reshape(-1, 61).astype(np.float64),
+                     number(motifs["oxidation"], float), number(motifs["csm"], float),
                      ligands.value_lengths().to_numpy(zero_copy_only=False), ligands.flatten().field("site").to_numpy(zero_copy_only=False), joined,
                      number(connections["site_i"], np.int64), number(connections["site_j"], np.int64), _flat(image).reshape(-1, 3).astype(np.int64),
                      number(connections["n_shared"], np.int64), number(connections["distance"], float), _flat(connections["angles"]).astype(float))
 
-_USED = dict(motifs=("site", "order_parameters", "ligands"), connections=("site_i", "site_j", "image", "n_shared", "distance", "angles"))
+_USED = dict(motifs=("site", "oxidation", "csm", "order_parameters", "ligands"), connections=("site_i", "site_j", "image", "n_shared", "distance", "angles"))
 
 def motif_rows(
     rows: ChunkRows, # what the extraction found in a chunk of crystals
@@ -153,6 +157,14 @@ def motif_numbers(
     orders = np.nan_to_num(rows.order_parameters, nan=0.0, posinf=0.0, neginf=0.0)
     return np.concatenate([motif_composition(*_members(rows, z, starts)), orders.astype(np.float32)], axis=1)
 
+# %% ../../nbs/graphs/32_motifs.ipynb #651b360e
+def site_numbers(
+    rows: MotifRows, # motifs of some crystals
+) -> np.ndarray: # (m, 4) float32
+    "Oxidation state, whether it is assigned, coordination number, continuous symmetry measure over ten"
+    columns = rows.oxidation, np.isfinite(rows.oxidation), rows.cn, rows.csm / 10
+    return np.nan_to_num(np.column_stack(columns).astype(np.float32), nan=0.0)
+
 # %% ../../nbs/graphs/32_motifs.ipynb #6b451de2
 def _attributes(n_shared: np.ndarray, angles: np.ndarray) -> np.ndarray: # (c, 7)
     "Corner, edge, face, number of ligands shared, mean, least and greatest cosine"
@@ -206,13 +218,13 @@ def _all_edges(rows: MotifRows, crystals: Sequence[PlainCrystal], starts: np.nda
     order = np.lexsort((length, ends.target))
     return _Ends(*(part[order] for part in ends)), length[order], attributes[order]
 
-# %% ../../nbs/graphs/32_motifs.ipynb #06c667d3
+# %% ../../nbs/graphs/32_motifs.ipynb #c67f88c1
 class MotifPart(NamedTuple):
     "Motif graphs of some crystals, one after the other"
     n_motifs: np.ndarray # (n_crystals,)
     n_edges: np.ndarray # (n_crystals,)
     n_ligands: np.ndarray # (n_crystals,)
-    fields: dict[str, np.ndarray] # motif_x, motif_atom, motif_edge_index (e, 2), motif_edge_length, motif_edge_attr, ligand_index (l, 2)
+    fields: dict[str, np.ndarray] # motif_x, motif_site, motif_atom, motif_edge_index (e, 2), motif_edge_length, motif_edge_attr, ligand_index (l, 2)
 
 def motif_part(
     rows: MotifRows, # motifs of the crystals
@@ -226,7 +238,7 @@ def motif_part(
     first = np.cumsum(n_motifs) - n_motifs
     index = np.column_stack([ends.source, ends.target]) - first[of_edge][:, None]
     motif = np.repeat(np.arange(len(rows.site)) - first[rows.crystal], rows.cn)
-    fields = dict(motif_x=motif_numbers(rows, np.concatenate([c.numbers for c in crystals]), starts), motif_atom=rows.site.astype(np.int32),
+    fields = dict(motif_x=motif_numbers(rows, np.concatenate([c.numbers for c in crystals]), starts), motif_site=site_numbers(rows), motif_atom=rows.site.astype(np.int32),
                   motif_edge_index=index.astype(np.int32), motif_edge_length=length.astype(np.float32), motif_edge_attr=attributes,
                   ligand_index=np.column_stack([rows.ligand_site, motif]).astype(np.int32))
     return MotifPart(n_motifs, np.bincount(of_edge, minlength=n), np.bincount(of_ligand, minlength=n), fields)

@@ -25,7 +25,7 @@ from ..errors import UserError
 # %% auto #0
 __all__ = ['FAMILIES', 'POINTS_AT', 'MOTIF_FIELDS', 'FORMAT', 'CrystalGraph', 'GraphSet']
 
-# %% ../../nbs/graphs/33_packed.ipynb #979b654e
+# %% ../../nbs/graphs/33_packed.ipynb #d7465207
 FAMILIES = dict( # field -> what one row (or one column of an index) is
     z="atom",                         # (n_atoms,) atomic number
     edge_index="edge",                # (2, n_edges) row 0 the neighbour that sends, row 1 the atom that receives
@@ -33,12 +33,18 @@ FAMILIES = dict( # field -> what one row (or one column of an index) is
     edge_vector="edge",               # (n_edges, 3) from the receiver to the sender's image, angstrom; where asked for
     edge_face="edge",                 # (n_edges, 2) solid angle over the largest, area in angstrom^2; Voronoi graphs
     motif_x="motif",                  # (n_motifs, 164) composition, elemental statistics, order parameters
+    motif_site="motif",               # (n_motifs, 4) oxidation state of the centre, is it known, number of ligands, symmetry measure / 10
     motif_atom="motif",               # (n_motifs,) the atom at the centre
     motif_edge_index="motif_edge",    # (2, n_motif_edges) both directions of each connection
     motif_edge_length="motif_edge",   # (n_motif_edges,) centre to centre, angstrom
     motif_edge_attr="motif_edge",     # (n_motif_edges, 7) corner, edge, face, ligands shared, mean, least and greatest cosine
     ligand_index="ligand",            # (2, n_ligands) row 0 an atom, row 1 the motif whose ligand it is
     state="crystal",                  # (1, k) state of the crystal; optional
+    atom_count="atom",                # (n_atoms,) how many equal atoms it stands for; merged graphs only, like the next four
+    edge_count="edge",                # (n_edges,) how many equal edges
+    motif_count="motif",              # (n_motifs,)
+    motif_edge_count="motif_edge",    # (n_motif_edges,)
+    ligand_count="ligand",            # (n_ligands,) how many equal ligands of its motif
 )
 POINTS_AT = dict(edge_index=("atom", "atom"), motif_atom=("atom",), motif_edge_index=("motif", "motif"), ligand_index=("atom", "motif"))
 MOTIF_FIELDS = tuple(f for f in FAMILIES if f.startswith(("motif", "ligand")))
@@ -109,7 +115,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../../nbs/graphs/33_packed.ipynb #22d87ae9
+# %% ../../nbs/graphs/33_packed.ipynb #073c2b25
 _NO_SKIPPED = pd.DataFrame(columns=["id", "stage", "reason"])
 
 class GraphSet:
@@ -207,8 +213,10 @@ class GraphSet:
 
     @property
     def n_atoms(self) -> Tensor:
-        "(n_crystals,) atoms of each crystal"
-        return self.starts["atom"].diff()
+        "(n_crystals,) atoms of each crystal as given, merged or not"
+        if "atom_count" not in self.arrays: return self.starts["atom"].diff()
+        total = torch.cat([self.arrays["atom_count"].new_zeros(1), self.arrays["atom_count"].double().cumsum(0)])
+        return total[self.starts["atom"]].diff().long()
 
     @cached_property
     def elements(self) -> set[int]:
