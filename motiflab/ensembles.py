@@ -67,7 +67,7 @@ def _same(members: Sequence[Run]) -> None:
         for key, what in (("split_hash", "split"), ("graphs", "graph settings")):
             if other.facts[key] != first.facts[key]: raise UserError(f"The members of an ensemble share their {what}; these do not, so one would be scored on what another learned from.")
 
-# %% ../nbs/54_ensembles.ipynb #f3eec018
+# %% ../nbs/54_ensembles.ipynb #7e29e688
 @dataclass
 class Ensemble:
     "Runs that learned the same crystals from other first weights, as one"
@@ -100,6 +100,11 @@ class Ensemble:
     def facts(self) -> dict[str, Any]:
         "What is written down of its first member: graphs, elements seen, hashes"
         return self.members[0].facts
+
+    @property
+    def graph_settings(self) -> Any: # a `GraphSettings`
+        "How graphs for its members are built"
+        return self.members[0].graph_settings
 
     @property
     def skipped(self) -> pd.DataFrame:

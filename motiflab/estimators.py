@@ -54,7 +54,7 @@ def as_array(
     array[:] = found
     return array
 
-# %% ../nbs/58_estimators.ipynb #c7ee1756
+# %% ../nbs/58_estimators.ipynb #f6e5be22
 class _CrystalEstimator(BaseEstimator):
     "Fitting and predicting, whatever the task"
 
@@ -102,7 +102,7 @@ class _CrystalEstimator(BaseEstimator):
     def _predicted(self, crystals: Any) -> pd.DataFrame:
         "Predictions, a row a crystal; NaN for one that is no graph"
         check_is_fitted(self, "model_")
-        graphs, n = self._build(crystals, GraphSettings.from_dict(self.model_.facts["graphs"]))
+        graphs, n = self._build(crystals, self.model_.graph_settings)
         return self.model_.predict(graphs).reindex(range(n))
 
     def __sklearn_is_fitted__(self) -> bool: return hasattr(self, "model_")

@@ -29,7 +29,8 @@ from .targets import Normaliser, TargetInfo, Targets
 # %% auto #0
 __all__ = ['UNSEEN_FACTOR', 'FORMAT', 'network_outputs', 'output_values', 'clamped', 'prediction_table', 'truth_table',
            'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Run', 'own_table',
-           'with_unseen', 'check_graphs', 'package_versions', 'checksum', 'save_run', 'read_json', 'load_run']
+           'with_unseen', 'plain_settings', 'check_graphs', 'package_versions', 'checksum', 'save_run', 'read_json',
+           'load_run']
 
 # %% ../nbs/52_runs.ipynb #02c5f92d
 @torch.no_grad()
@@ -160,7 +161,7 @@ def holds_unseen(
         warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", UnseenElements, stacklevel=4)
     return which.numpy()
 
-# %% ../nbs/52_runs.ipynb #c6dae7f4
+# %% ../nbs/52_runs.ipynb #68cb352d
 @dataclass
 class Run:
     "A trained model, how it was trained and how well it does"
@@ -189,6 +190,12 @@ class Run:
         name, said = getattr(self.model, "name", type(self.model).__name__), said_scores(self.scores)
         return f"Run of {name}, {len(self.history)} epochs, the best was {self.facts.get('best_epoch')}; {said}"
 
+    @property
+    def graph_settings(self) -> Any: # a `GraphSettings`
+        "How graphs for this model are built"
+        from motiflab.graphs import GraphSettings
+        return GraphSettings.from_dict(plain_settings(self.facts["graphs"]))
+
     def values(self,
         graphs: GraphSet, # built with the settings that the model learned with
         device: torch.device | str = "cpu",
@@ -210,7 +217,7 @@ class Run:
         "Write the run: `weights.safetensors`, `model.json`, `history.csv`, `predictions.csv`, `skipped.csv`"
         return save_run(self, Path(folder))
 
-# %% ../nbs/52_runs.ipynb #c3c8ce25
+# %% ../nbs/52_runs.ipynb #6ec3edbd
 def own_table(
     run: Run,
     values: np.ndarray, # (n, n_targets) in units, or (n, n_classes) probabilities
@@ -233,15 +240,21 @@ def with_unseen(
         table[f"{name}_uncertainty"] = wider if run.targets.task == "regression" else np.minimum(wider, 0.5)
     return table
 
+def plain_settings(
+    settings: Mapping, # of graphs
+) -> dict:
+    "Settings as JSON has them; that equal atoms were merged changes no prediction and is left out"
+    return {k: v for k, v in json.loads(json.dumps(settings)).items() if k != "merged"}
+
 def check_graphs(
     graphs: GraphSet,
     settings: Mapping | None, # that the model learned with; None does not check
 ) -> None:
     "`UserError` for graphs that were built otherwise"
-    theirs, ours = json.loads(json.dumps(graphs.settings)), json.loads(json.dumps(settings))
+    theirs, ours = plain_settings(graphs.settings), plain_settings(settings or {})
     if not settings or theirs == ours: return
     other = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
-    raise UserError(f"These graphs were built with other settings than the model learned with ({', '.join(other)}): build them with the run's own, run.facts['graphs'].")
+    raise UserError(f"These graphs were built with other settings than the model learned with ({', '.join(other)}): build them with run.graph_settings.")
 
 # %% ../nbs/52_runs.ipynb #31f41140
 FORMAT = 1 # of the folder; another number, another layout
