@@ -96,12 +96,12 @@ def _nearest(matrix, frac, k, cutoff, whole, rows, used):
         waiting, reach = waiting[:left], min(cutoff, 1.5 * reach)
     return rows, span, used
 
-# %% ../../nbs/graphs/31_atoms.ipynb #36d1e23e
+# %% ../../nbs/graphs/31_atoms.ipynb #386c92d2
 @compiled
 def nearest_edges(matrices, frac, starts, k, cutoff, whole):
     """Edges of the crystals whose atoms are `starts[c]:starts[c + 1]` of `frac`, lattices `matrices[c]`; `k` 0 takes all within the cutoff.
     Number of edges of each atom, sender within its crystal, length, vector"""
-    rows, used = np.empty((16 * len(frac) + 64, 5)), 0
+    rows, used = np.empty((16 * len(frac) + 64, 5)), np.int64(0)
     span = np.empty((len(frac), 2), np.int64)
     for c in range(len(matrices)):
         a, b = starts[c], starts[c + 1]
