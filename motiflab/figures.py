@@ -20,7 +20,7 @@ if TYPE_CHECKING: from motiflab.crystalset import CrystalSet
 
 # %% auto #0
 __all__ = ['Frames', 'frame_scores', 'outcomes', 'parity', 'crystal_sizes', 'error_by_size', 'crystal_elements', 'element_errors',
-           'error_by_element', 'bootstrap_interval', 'error_by_range', 'roc', 'calibration']
+           'error_by_element', 'bootstrap_interval', 'error_by_range', 'roc', 'calibration', 'model_figures']
 
 # %% ../nbs/56_figures.ipynb #4340c7cd
 Frames = pd.DataFrame | Mapping[str, pd.DataFrame] # one table of predictions, or several by name
@@ -328,3 +328,25 @@ def calibration(
         traces.append(go.Scatter(x=seen.expected, y=seen.observed, mode="lines+markers", name=said, line=dict(color=color, width=2), marker=dict(size=6, color=color),
                                  hovertemplate="expected %{x:.2f}<br>observed %{y:.3f}<extra></extra>"))
     return Picture([_diagonal(), *traces], _unit_square("expected share within the interval", "observed share"))
+
+# %% ../nbs/56_figures.ipynb #427cb3f2
+def _target_figures(model: Any, target: str, unit: str, crystals: CrystalSet | None) -> list[Picture]:
+    "Parity, calibration, and with the crystals the errors by size and element"
+    frame = outcomes(model.predictions, target)
+    if not len(_known(frame)): return []
+    shown = [parity(frame, target, unit), calibration(frame)]
+    if crystals is None: return shown
+    some = crystals.subset([i for i in crystals.frame.index if i in set(frame.index)])
+    return [*shown, error_by_size(frame, crystal_sizes(some), unit), error_by_element(frame, crystal_elements(some), unit)]
+
+def model_figures(
+    model: Any, # a run or an ensemble
+    crystals: CrystalSet | None = None, # those that it was scored on, among others; without them no errors by size and element
+) -> list[Picture]:
+    "The curves of a run, and for each target what its figures show; of two classes the ROC"
+    from motiflab.curves import curves
+    info, history = model.targets, getattr(model, "history", None)
+    shown = [] if history is None else [curves(history, (info.units or ("",))[0] if len(info.names) == 1 else "standard deviations")]
+    if info.task == "regression": return shown + [f for t, u in zip(info.names, info.units or ("",) * len(info.names)) for f in _target_figures(model, t, u, crystals)]
+    frame = outcomes(model.predictions, info.names[0], positive=info.classes[-1]) if len(info.classes) == 2 else None
+    return shown + ([roc(frame, str(info.classes[-1]))] if frame is not None and _known(frame).true.nunique() == 2 else [])

@@ -87,10 +87,10 @@ def test_damaged_tables_are_one_line(extracted, tmp_path, capsys, damage, said):
 def test_reasons_are_grouped_without_the_file_they_stand_in(capsys):
     import pandas as pd
 
-    from motiflab.cli import _show_skipped
+    from motiflab.console import show_skipped
 
     reasons = ["a.cif:1: There is no atom in it.", "b c.cif:7: There is no atom in it.", "d.cif: This is no CIF: there is no line."]
-    _show_skipped(pd.DataFrame(dict(id=["a", "b", "d"], stage="read", reason=reasons)))
+    show_skipped(pd.DataFrame(dict(id=["a", "b", "d"], stage="read", reason=reasons)))
     said = capsys.readouterr().out
     assert said.count("There is no atom in it") == 1 and "This is no CIF" in said and ".cif" not in said
 
