@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..errors import UserError, check_option, near_miss
 
 # %% auto #0
-__all__ = ['N_ELEMENTS', 'GraphPart', 'atom_part', 'motif_part', 'Vectors', 'AtomVectors', 'Options', 'make_options',
+__all__ = ['N_ELEMENTS', 'GraphPart', 'optional', 'atom_part', 'motif_part', 'Vectors', 'AtomVectors', 'Options', 'make_options',
            'CrystalModel']
 
-# %% ../../nbs/models/40_base.ipynb #2005d6d1
+# %% ../../nbs/models/40_base.ipynb #1539e903
 class GraphPart(NamedTuple):
     "Nodes and edges of a whole batch, of atoms or of motifs"
     source: Tensor # (n_edges,) node that sends
@@ -43,7 +43,11 @@ class GraphPart(NamedTuple):
         at_target = self.node_count.index_select(0, self.target)
         return at_target if self.edge_count is None else at_target * self.edge_count
 
-def _optional(batch: Any, name: str) -> Tensor | None:
+def optional(
+    batch: Any, # crystals joined to a batch
+    name: str, # of a field
+) -> Tensor | None:
+    "A field that a batch may not have"
     return batch[name] if name in batch else None
 
 def atom_part(
@@ -51,7 +55,7 @@ def atom_part(
 ) -> GraphPart: # its atoms
     "The atom graph of a batch"
     source, target = batch.edge_index
-    return GraphPart(source, target, batch.edge_length, batch.batch, batch.num_graphs, _optional(batch, "edge_count"), _optional(batch, "atom_count"))
+    return GraphPart(source, target, batch.edge_length, batch.batch, batch.num_graphs, optional(batch, "edge_count"), optional(batch, "atom_count"))
 
 def motif_part(
     batch: Any, # crystals joined to a batch
@@ -59,7 +63,7 @@ def motif_part(
     "The motif graph of a batch; `UserError` where its graphs were built without one"
     if "motif_x" not in batch: raise UserError("These graphs have no motifs: build them with GraphSettings(motifs=MotifGraph()).")
     source, target = batch.motif_edge_index
-    return GraphPart(source, target, batch.motif_edge_length, batch.motif_batch, batch.num_graphs, _optional(batch, "motif_edge_count"), _optional(batch, "motif_count"))
+    return GraphPart(source, target, batch.motif_edge_length, batch.motif_batch, batch.num_graphs, optional(batch, "motif_edge_count"), optional(batch, "motif_count"))
 
 # %% ../../nbs/models/40_base.ipynb #6ec0f348
 class Vectors(NamedTuple):
@@ -69,7 +73,7 @@ class Vectors(NamedTuple):
     state: Tensor | None = None # (n_crystals, width), None in models without
     fixed: Any = None # what blocks read and do not change, such as the Gaussians of the edges
 
-# %% ../../nbs/models/40_base.ipynb #d3a690dd
+# %% ../../nbs/models/40_base.ipynb #737d25bc
 N_ELEMENTS = 119 # rows of a table by atomic number, the first for "no element"
 
 class AtomVectors(nn.Module):
@@ -87,7 +91,7 @@ class AtomVectors(nn.Module):
     def _from_categories(self, width: int) -> None:
         from motiflab.graphs.features import cgcnn_categories
 
-        self.register_buffer("categories", torch.as_tensor(cgcnn_categories(), dtype=torch.float32))
+        self.register_buffer("categories", torch.tensor(cgcnn_categories(), dtype=torch.float32))
         self.dense = nn.Linear(self.categories.shape[1], width)
 
     def forward(self,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .layers import sum_at, weighted
 
 # %% auto #0
-__all__ = ['CHUNK', 'Ends', 'Norm', 'Counts', 'gated_sum']
+__all__ = ['CHUNK', 'Ends', 'Norm', 'Counts', 'moments', 'gated_sum']
 
 # %% ../../nbs/models/40_gated.ipynb #54208bea
 CHUNK = 2048 # edges at a time: half a megabyte at 64 floats an edge
@@ -121,7 +121,18 @@ def _before_gate(grad: Tensor, m: Tensor, gate: Tensor, core: Tensor, target: Te
         products += (to * m[rows]).sum(0)
     return d, sums, products
 
-# %% ../../nbs/models/40_gated.ipynb #5912e488
+# %% ../../nbs/models/40_gated.ipynb #aed12f2a
+def moments(
+    m: Tensor, # (n, width)
+    share: Tensor, # (n,) weights that add up to one
+) -> tuple[Tensor, Tensor]: # (width,) each
+    "Mean and variance of the columns of m, in single precision"
+    with torch.autocast(m.device.type, enabled=False):
+        m = m.float()
+        mean = share @ m
+        return mean, share @ (m - mean).square()
+
+# %% ../../nbs/models/40_gated.ipynb #87a6cd8a
 def gated_sum(
     u: Tensor, # (n_edges, inputs) edge vectors
     weight: Tensor, # (2 width, inputs)
@@ -132,9 +143,8 @@ def gated_sum(
     "Sum over neighbours of sigmoid times softplus of the normalised messages"
     if _by_hand(u, weight, ends.at_target): return _GatedSum.apply(u, weight, *ends, *norm, *counts)
     m = F.linear(u, weight) + ends.at_target.index_select(0, ends.target) + ends.at_source.index_select(0, ends.source)
-    share = _shares(len(u), counts, m)
-    mean = share @ m
-    var = share @ (m - mean).square()
-    gate, core = torch.addcmul(norm.shift, m - mean, norm.scale * (var + norm.eps).rsqrt()).chunk(2, 1)
+    mean, var = moments(m, _shares(len(u), counts, norm.scale))
+    scale = norm.scale * (var + norm.eps).rsqrt()
+    gate, core = torch.addcmul((norm.shift - mean * scale).to(m.dtype), m, scale.to(m.dtype)).chunk(2, 1)
     message = weighted(gate.sigmoid() * F.softplus(core), counts.at_target)
     return sum_at(message, ends.target, len(ends.at_target)), mean.detach(), var.detach()

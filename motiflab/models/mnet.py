@@ -19,8 +19,8 @@ from .megnet import MEGNet, MEGNetOptions
 # %% auto #0
 __all__ = ['MOTIF_NODES', 'MOTIF_EDGES', 'Standardise', 'MNetOptions', 'MNet']
 
-# %% ../../nbs/models/43_mnet.ipynb #491bc864
-MOTIF_NODES = dict(composition=slice(0, 86), statistics=slice(86, 103), order_parameters=slice(103, 164)) # group -> columns of `motif_x`
+# %% ../../nbs/models/43_mnet.ipynb #2b1e71c9
+MOTIF_NODES = dict(composition=slice(0, 86), statistics=slice(86, 103), order_parameters=slice(103, 164)) # group -> columns of `motif_x`; `site` is `motif_site`
 MOTIF_EDGES = dict(kind=slice(0, 3), n_shared=slice(3, 4), angles=slice(4, 7)) # group -> columns of `motif_edge_attr`; `distance` is `motif_edge_length`
 
 def _columns(option: str, chosen: Iterable[str], groups: dict[str, slice], others: tuple[str, ...] = ()) -> list[int]:
@@ -59,14 +59,14 @@ class Standardise(nn.Module):
         scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
         return ((x - self.mean.to(x.dtype)) / scale.to(x.dtype)).clamp(-10, 10)
 
-# %% ../../nbs/models/43_mnet.ipynb #374937d5
+# %% ../../nbs/models/43_mnet.ipynb #7f07bf95
 @dataclass(frozen=True)
 class MNetOptions(MEGNetOptions):
     "Options of MNet: MEGNet's, and which of the motifs' numbers enter"
     readout: str = "mean" # of motifs and of connections
     cutoff: float = 11.0 # last centre of the expansion, angstrom
-    motif_nodes: tuple[str, ...] = ("composition", "statistics", "order_parameters")
-    motif_edges: tuple[str, ...] = ("distance", "kind", "n_shared", "angles")
+    motif_nodes: tuple[str, ...] = ("composition", "statistics", "order_parameters") # of a motif; also `site`
+    motif_edges: tuple[str, ...] = ("distance", "kind", "n_shared", "angles") # of a connection
 
 class MNet(MEGNet):
     "Motif network, Sci. Adv. 7, eabf1754 (2021)"
@@ -77,21 +77,23 @@ class MNet(MEGNet):
         return motif_part(batch)
 
     def _make_inputs(self, o: MNetOptions) -> None:
-        nodes = _columns("motif_nodes", o.motif_nodes, MOTIF_NODES)
+        nodes = _columns("motif_nodes", o.motif_nodes, MOTIF_NODES, ("site",))
         edges = _columns("motif_edges", o.motif_edges, MOTIF_EDGES, ("distance",))
-        distances = o.n_gaussians if "distance" in o.motif_edges else 0
+        distances, site = o.n_gaussians if "distance" in o.motif_edges else 0, 4 if "site" in o.motif_nodes else 0
         self.register_buffer("node_columns", torch.tensor(nodes, dtype=torch.long), persistent=False)
         self.register_buffer("edge_columns", torch.tensor(edges, dtype=torch.long), persistent=False)
         if "statistics" in o.motif_nodes: self.statistics = Standardise(17)
-        self.encode_nodes = MLP([max(len(nodes), 1), o.width, o.block_width])
+        self.encode_nodes = MLP([max(len(nodes) + site, 1), o.width, o.block_width])
         self.encode_edges = MLP([max(len(edges) + distances, 1), o.width, o.block_width])
 
-    def _node_input(self, x: Tensor) -> Tensor:
-        if not len(self.node_columns): return x.new_ones(len(x), 1)
-        if "statistics" in self._options.motif_nodes:
+    def _node_input(self, batch: Any) -> Tensor:
+        x, chosen = batch.motif_x, self._options.motif_nodes
+        if "statistics" in chosen:
             where = MOTIF_NODES["statistics"]
             x = torch.cat([x[:, :where.start], self.statistics(x[:, where]), x[:, where.stop:]], 1)
-        return x.index_select(1, self.node_columns)
+        found = [x.index_select(1, self.node_columns)] if len(self.node_columns) else []
+        if "site" in chosen: found.append(batch.motif_site)
+        return torch.cat(found, 1) if found else x.new_ones(len(x), 1)
 
     def _edge_input(self, batch: Any, part: GraphPart) -> Tensor:
         found = [self.expand(part.length)] if "distance" in self._options.motif_edges else []
@@ -99,4 +101,4 @@ class MNet(MEGNet):
         return torch.cat(found, 1) if found else part.length.new_ones(len(part.length), 1)
 
     def _inputs(self, batch: Any, part: GraphPart) -> tuple[Tensor, Tensor]:
-        return self._node_input(batch.motif_x), self._edge_input(batch, part)
+        return self._node_input(batch), self._edge_input(batch, part)

@@ -20,9 +20,13 @@ from .readouts import make_readout
 # %% auto #0
 __all__ = ['SchNetBlock', 'SchNetOptions', 'SchNet']
 
-# %% ../../nbs/models/45_schnet.ipynb #c656b7b5
+# %% ../../nbs/models/45_schnet.ipynb #69408e74
 class SchNetBlock(InteractionBlock):
     "Filtered messages, added to the atoms"
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        del self.mlp # the same layers as `conv.nn`, which would be saved twice
 
     def forward(self,
         vectors: Vectors, # of the atoms; `fixed` holds the Gaussians of the edges
@@ -31,7 +35,7 @@ class SchNetBlock(InteractionBlock):
         "Each atom with what its neighbours send through the filter"
         fade = .5 * (torch.cos(part.length.clamp(max=self.conv.cutoff) * (pi / self.conv.cutoff)) + 1)
         if part.edge_count is not None: fade = fade * part.edge_count
-        sent = self.conv.lin1(vectors.nodes).index_select(0, part.source) * (self.mlp(vectors.fixed) * fade.unsqueeze(-1))
+        sent = self.conv.lin1(vectors.nodes).index_select(0, part.source) * (self.conv.nn(vectors.fixed) * fade.unsqueeze(-1))
         heard = self.conv.lin2(sum_at(sent, part.target, part.n_nodes))
         return vectors._replace(nodes=vectors.nodes + self.lin(self.act(heard)))
 
