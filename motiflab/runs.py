@@ -152,7 +152,7 @@ def holds_unseen(
 ) -> np.ndarray: # (n_crystals,) bool
     "Which crystals hold an element never seen in training"
     unseen = ~torch.isin(graphs.arrays["z"].cpu().long(), torch.tensor(sorted(elements)))
-    crystal = torch.arange(len(graphs)).repeat_interleave(graphs.n_atoms.cpu())
+    crystal = torch.arange(len(graphs)).repeat_interleave(graphs.starts["atom"].diff().cpu())
     which = torch.zeros(len(graphs), dtype=torch.long).index_add(0, crystal, unseen.long()) > 0
     if warn and which.any():
         from pymatgen.core import Element
