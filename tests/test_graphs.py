@@ -218,6 +218,19 @@ class TestMotifGraph:
         orders = x[:, 103:]
         assert (orders == 0).any() and orders.abs().max() < 25
 
+    def test_numbers_of_a_site(self, table, dual):
+        "Oxidation state and whether it is known, coordination number, symmetry measure over ten"
+        site = dual.arrays["motif_site"].double().numpy()
+        assert np.allclose(site[:, 0], table.motifs.oxidation.fillna(0)) and (site[:, 1] == table.motifs.oxidation.notna()).all()
+        assert (site[:, 2] == table.motifs.cn).all() and np.allclose(site[:, 3], table.motifs.csm.fillna(0) / 10, atol=1e-5)
+
+    def test_a_supercell_repeats_every_motif(self):
+        for structure in (RUTILE, PEROVSKITE):
+            one, many = build([structure, structure.make_supercell([2, 1, 2], in_place=False)], NEAR, MotifGraph())
+            assert many.n_motifs == 4 * one.n_motifs and torch.allclose(many.motif_x.mean(0), one.motif_x.mean(0), atol=1e-4)
+            assert torch.allclose(many.motif_edge_length.sort().values, one.motif_edge_length.repeat_interleave(4).sort().values, atol=1e-4)
+            assert torch.allclose(many.motif_edge_attr.sum(0), 4 * one.motif_edge_attr.sum(0), atol=1e-2)
+
     def test_a_given_table_gives_the_same_graphs(self, real, table, dual):
         again = build(real, NEAR, MotifGraph(), table=table)
         assert again.hash == dual.hash
