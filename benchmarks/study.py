@@ -66,14 +66,22 @@ VARIANTS = dict( # name -> model, options, are the motif graphs shuffled among t
 )
 
 LEAST = [("band_gap", v, seed) for seed in (0, 1, 2) for v in ("megnet", "amdnet", "amdnet_plus", "amdnet_shuffled", "megnet_wide")]
-MORE = [(task, v, 0) for task in ("formation_energy", "is_metal") for v in ("megnet", "amdnet", "amdnet_plus", "mnet", "cgcnn")]
-MOST = [("band_gap", v, 0) for v in VARIANTS]
+TASKS_TOO = [(task, v, 0) for task in ("formation_energy", "is_metal") for v in ("megnet", "amdnet_plus")]
+ABLATIONS = [("band_gap", v, 0) for v in VARIANTS]
+REST = [(task, v, 0) for v in ("amdnet", "mnet", "cgcnn") for task in ("formation_energy", "is_metal")]
 
 
 def jobs(scale: str, wanted: str = "") -> list[tuple[str, str, int]]:
     "Task, variant and seed of each job, the least needed first"
-    every = list(dict.fromkeys(LEAST + MOST + MORE))
+    every = list(dict.fromkeys(LEAST + TASKS_TOO + ABLATIONS + REST))
     return [j for j in every if wanted in job_name(scale, *j)]
+
+
+def write_plan(scale: str) -> None:
+    "All jobs of a scale, so that what was not run can be told from what was never asked"
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows = [dict(job=job_name(scale, *j), scale=scale, task=j[0], variant=j[1], seed=j[2]) for j in jobs(scale)]
+    pd.DataFrame(rows).to_csv(OUT / "plan.csv", index=False)
 
 
 def job_name(scale: str, task: str, variant: str, seed: int) -> str: return f"{scale}-{task}-{variant}-{seed}"
@@ -232,7 +240,9 @@ def main() -> None:
     ask.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, each with one thread")
     ask.add_argument("--minutes", type=float, default=1e6, help="start no job after this time")
     given = ask.parse_args()
-    if given.what == "run": start(given)
+    if given.what == "run":
+        write_plan(given.scale)
+        start(given)
     done = table(results())
     if given.what == "table": return print(done[["job", "n_train", "parameters", "best_epoch", "seconds", "score"]].sort_values("job").to_string(index=False))
     known = dict(zip(done.job, done.score))

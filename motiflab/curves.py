@@ -146,14 +146,14 @@ class _StillView:
         else: self.handle = display(picture, display_id=True)
         self.drawn = time.monotonic()
 
-# %% ../nbs/55_curves.ipynb #a8cecbbb
+# %% ../nbs/55_curves.ipynb #929294f9
 class _LineView:
     "One line in a terminal, or one every half minute in a file"
     EVERY = 30.0 # seconds
 
     def __init__(self, total: int, unit: str, history: pd.DataFrame):
         from tqdm import tqdm
-        self.total, self.unit, self.said = total, unit, time.monotonic()
+        self.total, self.unit, self.said, self.told = total, unit, time.monotonic(), 0
         self.bar = tqdm(total=total, initial=len(history), unit="epoch", desc="Training", disable=not sys.stderr.isatty(), leave=False,
                         bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}")
 
@@ -166,11 +166,11 @@ class _LineView:
 
     def close(self, history: pd.DataFrame, failed: bool = False) -> None:
         self.bar.close()
-        if len(history): self._say(history)
+        if len(history) > self.told: self._say(history)
 
     def _say(self, history: pd.DataFrame) -> None:
         print(status(history, self.total, self.unit), file=sys.stderr, flush=True)
-        self.said = time.monotonic()
+        self.said, self.told = time.monotonic(), len(history)
 
 # %% ../nbs/55_curves.ipynb #38c51ab4
 VIEWS = {"widget": _WidgetView, "still": _StillView, "line": _LineView}

@@ -139,7 +139,7 @@ def said_scores(
     shown = lambda row: ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "n" and v == v)
     return "; ".join(f"{target}: {shown(row)} on {int(row['n']):,} {part} crystals" for target, row in scores.xs(part).iterrows())
 
-# %% ../nbs/52_runs.ipynb #27554952
+# %% ../nbs/52_runs.ipynb #f7482332
 UNSEEN_FACTOR = 2.0 # on the uncertainty of a crystal with an element that training never saw
 
 class UnseenElements(UserWarning):
@@ -307,7 +307,7 @@ def save_run(
     run.folder = folder
     return folder
 
-# %% ../nbs/52_runs.ipynb #df4d1333
+# %% ../nbs/52_runs.ipynb #2902b910
 def _read(folder: Path, name: str) -> bytes:
     "A file of a run; `UserError` where it is not there"
     if not folder.is_dir(): raise UserError(f"There is no folder {folder}: name the folder of a run.")
@@ -337,15 +337,18 @@ def _load_weights(model: nn.Module, folder: Path, sha256: str) -> None:
     if _digest(raw) != sha256: raise UserError(f"{folder / 'weights.safetensors'} is damaged: it is not the file that model.json was written with. Copy the run anew, or train it again.")
     model.load_state_dict(load(raw))
 
-def _read_tables(folder: Path, info: TargetInfo) -> dict[str, pd.DataFrame]:
-    "The tables of a run; `UserError` where one is missing"
+def _read_tables(folder: Path, info: TargetInfo, ids: Sequence) -> dict[str, pd.DataFrame]:
+    "The tables of a run, whose predictions are of the crystals `ids`; `UserError` where one is missing"
     for name in _FILES[2:]: _read(folder, name)
-    predictions = pd.read_csv(folder / "predictions.csv", index_col="id")
+    read = lambda name, **how: pd.read_csv(folder / name, float_precision="round_trip", keep_default_na=False, na_values=[""], **how)
+    predictions = read("predictions.csv", index_col="id", dtype={"id": str})
+    if predictions.index.tolist() != list(map(str, ids)): raise UserError(f"{folder / 'predictions.csv'} is of other crystals than model.json says: copy the run anew, or train it again.")
+    predictions.index = pd.Index(list(ids), name="id") # a CSV cannot tell the number 1 from the text 001
     if info.task == "classification": # classes as they were: text in a CSV tells nothing of types
         named = {str(c): c for c in info.classes}
         for column in (info.names[0], f"{info.names[0]}_predicted")[:1 if len(info.classes) == 2 else 2]:
             predictions[column] = [None if pd.isna(v) else named.get(str(v), v) for v in predictions[column]]
-    return dict(history=pd.read_csv(folder / "history.csv"), predictions=predictions, skipped=pd.read_csv(folder / "skipped.csv"))
+    return dict(history=read("history.csv"), predictions=predictions, skipped=read("skipped.csv", dtype=str))
 
 def _scores_from(rows: list[dict]) -> pd.DataFrame:
     "Scores as a run has them"
@@ -364,4 +367,4 @@ def load_run(
     model.eval()
     return Run(model, info, d["normaliser"] and Normaliser(**{k: tuple(v) for k, v in d["normaliser"].items()}), TrainSettings.from_dict(d["settings"]), d["split"],
                scores=_scores_from(d["scores"]), calibration=d["calibration"] and Calibration(**{k: tuple(v) for k, v in d["calibration"].items()}),
-               facts=d["facts"], folder=folder, **_read_tables(folder, info))
+               facts=d["facts"], folder=folder, **_read_tables(folder, info, d["split"]["validation"] + d["split"]["test"]))

@@ -220,10 +220,10 @@ class TestCGCNN:
         norm(z)
         assert torch.allclose(norm.running_mean, conv.edge_norm.running_mean, atol=1e-5) and torch.allclose(norm.running_var, conv.edge_norm.running_var, atol=1e-5)
 
-    def test_by_hand_and_by_autograd(self, graphs):
+    def test_compiled_form_and_by_autograd(self, graphs):
         found = []
-        for by_hand in (True, False):
-            with patch.object(gated, "_by_hand", lambda *t: by_hand):
+        for compiled_form in (True, False):
+            with patch.object(gated, "_compiled_form", lambda *t: compiled_form):
                 model = model_of("cgcnn")
                 value = model(everything(graphs))
                 value.square().sum().backward()

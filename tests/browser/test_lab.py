@@ -37,9 +37,9 @@ def wait_for(url: str, server: subprocess.Popen, seconds: float = 90) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path):
-    "The address of the tutorial in a JupyterLab of its own, outputs removed so that nothing old can pass for new"
-    notebook = nbformat.read(TUTORIAL, 4)
+def lab(tmp_path, request):
+    "The address of the test module's tutorial in a JupyterLab of its own, outputs removed so that nothing old can pass for new"
+    notebook = nbformat.read(request.module.TUTORIAL, 4)
     for cell in notebook.cells: cell.update(dict(outputs=[], execution_count=None) if cell.cell_type == "code" else {})
     (tmp_path / "work").mkdir()
     nbformat.write(notebook, tmp_path / "work/tutorial.ipynb")
