@@ -19,7 +19,7 @@ from .errors import UserError, check_option
 __all__ = ['LOSSES', 'OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'LOGGERS', 'WARM_UP', 'TrainSettings', 'loss_name', 'loss_sum',
            'rate_factor', 'final_factor', 'make_optimizer', 'make_schedule']
 
-# %% ../nbs/51_settings.ipynb #cfbe5325
+# %% ../nbs/51_settings.ipynb #e930034f
 LOSSES = {"regression": ("mse", "mae", "huber"), "classification": ("cross_entropy",)}
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear", "plateau", "warmup_cosine")
@@ -46,6 +46,7 @@ class TrainSettings:
     strategy: str = "auto" # ddp, ...: Lightning's names
     n_nodes: int = 1 # machines
     resident: bool = True # keep all graphs in the device's memory
+    merge: bool = True # compute equal atoms of a crystal once (`motiflab.graphs.merged`), where the network can count them
     seed: int = 0 # of the order of crystals, dropout, and weights where a model is named
     logger: str | None = "csv" # csv (history.csv in the run's folder), tensorboard (that too), None
     checkpoint_every: int = 1 # epochs between checkpoints, where there is a folder

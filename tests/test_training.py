@@ -483,6 +483,30 @@ def test_merged_graphs_are_the_same_graphs(run, graphs):
     assert np.allclose(run.predict(merged)["log_n"], run.predict(graphs)["log_n"], atol=1e-4)
 
 
+def test_equal_atoms_are_merged_for_networks_that_count(graphs, targets, split):
+    seen = []
+    class Spy(torch.nn.Module): # a network from elsewhere, that takes what it is given
+        name = "spy"
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+        def forward(self, batch):
+            seen.append("atom_count" in batch)
+            return self.inner(batch)
+    runs = [train(model(targets), graphs, targets, split, replace(FAST, merge=merge)) for merge in (True, False)]
+    assert np.allclose(*(r.history.validation_mae for r in runs), rtol=1e-3) and not runs[0].history.validation_mae.equals(runs[1].history.validation_mae)
+    assert runs[0].facts["data_hash"] == runs[1].facts["data_hash"] == graphs.hash
+    inner = model(targets)
+    inner.register_forward_pre_hook(lambda module, given: seen.append("atom_count" in given[0]))
+    from motiflab.fitting import fit
+    from motiflab.training import fit_data
+    fit(inner, fit_data(graphs, targets, split), replace(FAST, epochs=1))
+    assert all(seen)
+    seen.clear()
+    fit(Spy(model(targets)), fit_data(graphs, targets, split), replace(FAST, epochs=1))
+    assert seen and not any(seen)
+
+
 def test_predictions_do_not_fall_below_what_is_possible(graphs, targets, split):
     high = replace(targets, minimum=(0.6,))
     found = train(model(targets), graphs, high, split, replace(FAST, epochs=1))
