@@ -38,7 +38,7 @@ def _series(history: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]: 
     best = [] if not len(known) else [_SCORES[score][1](known, key=lambda k: values[k])]
     return out | {"score": (epoch, values), "best": (epoch[best], values[best])}
 
-# %% ../nbs/55_curves.ipynb #795838cd
+# %% ../nbs/55_curves.ipynb #3e2d24cd
 def _traces(history: pd.DataFrame) -> list[go.Scatter]:
     "The four series as traces"
     s, right = _series(history), dict(xaxis="x2", yaxis="y2")
@@ -53,7 +53,7 @@ def _layout(history: pd.DataFrame, unit: str = "", title: str = "", height: int 
     "Two panels side by side"
     words = _SCORES.get(_score_column(history), ("validation score", min))[0]
     return layout(title, height, margin=dict(l=64, r=16, t=64 if title else 40, b=48), showlegend=True,
-                  xaxis=axis("epoch", domain=[0, 0.45], rangemode="tozero"), yaxis=axis("loss", type="log", minor=dict(ticks=""), dtick="D2" if len(history) else None),
+                  xaxis=axis("epoch", domain=[0, 0.45], rangemode="tozero"), yaxis=axis("loss", type="log", minor=dict(ticks=""), dtick="D2" if len(history) else None, tickformat="~g"),
                   xaxis2=axis("epoch", domain=[0.56, 1], anchor="y2", rangemode="tozero"), yaxis2=axis(f"{words}{f' ({escape(unit)})' if unit else ''}", anchor="x2"))
 
 def curves(
@@ -64,7 +64,7 @@ def curves(
     "Loss and validation score of each epoch"
     return Picture(_traces(history), _layout(history, unit, title))
 
-# %% ../nbs/55_curves.ipynb #eef68983
+# %% ../nbs/55_curves.ipynb #80819833
 def _minutes(seconds: float) -> str:
     "`45 s`, `3 min`, `2.5 h`"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -74,15 +74,15 @@ def status(
     total: int, # epochs at most
     unit: str = "", # of the validation score
 ) -> str:
-    "One line on a training"
-    if not len(history): return f"epoch 0 of {total:,}"
+    "One line on a training; epochs are numbered from 0, as in the table"
+    if not len(history): return f"0 of {total:,} epochs"
     row, score = history.iloc[-1], _score_column(history)
-    parts = [f"epoch {int(row.epoch):,} of {total:,}", f"loss {row.loss:.4g}"]
+    parts = [f"{len(history):,} of {total:,} epochs", f"loss {row.loss:.4g}"]
     if score:
         best = _series(history)["best"]
         own = f"{_SCORES[score][0]} {row[score]:.4g}{f' {unit}' if unit else ''}"
         parts.append(own + (f", best {best[1][0]:.4g} at epoch {int(best[0][0]):,}" if len(best[0]) else ""))
-    if "seconds" in history and total > row.epoch: parts.append(f"at most {_minutes(history.seconds.tail(5).mean() * (total - row.epoch))} to go")
+    if "seconds" in history and total > len(history): parts.append(f"at most {_minutes(history.seconds.tail(5).mean() * (total - len(history)))} to go")
     return " · ".join(parts)
 
 # %% ../nbs/55_curves.ipynb #edf57b99

@@ -114,7 +114,7 @@ def _cloud(
         marker=dict(size=5 if len(known) > 500 else 7, opacity=0.75, color=crowd[order], colorscale=[[k / (len(RAMP) - 1), c] for k, c in enumerate(RAMP)], showscale=False), **axes)
     return [diagonal, points]
 
-# %% ../nbs/56_figures.ipynb #71d9e7c2
+# %% ../nbs/56_figures.ipynb #b459600f
 def _grid(
     n: int, # panels
     across: int = 3, # at most in a row
@@ -139,8 +139,8 @@ def parity(
     for k, ((name, frame), (x, y)) in enumerate(zip(named.items(), places)):
         number = "" if k == 0 else str(k + 1)
         traces += _cloud(frame, ends, number)
-        axes |= {f"xaxis{number}": axis(f"true {_with_unit(target, unit)}", range=ends, domain=x, constrain="domain", anchor=f"y{number}"),
-                 f"yaxis{number}": axis(f"predicted {_with_unit(target, unit)}", range=ends, domain=y, scaleanchor=f"x{number}", constrain="domain", anchor=f"x{number}")}
+        axes |= {f"xaxis{number}": axis(f"true {_with_unit(target, unit)}", range=ends, nticks=7, domain=x, constrain="domain", anchor=f"y{number}"),
+                 f"yaxis{number}": axis(f"predicted {_with_unit(target, unit)}", range=ends, nticks=7, domain=y, scaleanchor=f"x{number}", constrain="domain", anchor=f"x{number}")}
         corner = dict(xref=f"x{number} domain", yref=f"y{number} domain", showarrow=False)
         notes.append(dict(text=_corner(frame_scores(frame), unit), x=0.03, y=0.98, xanchor="left", yanchor="top", align="left", font=dict(size=12), **corner))
         if name: notes.append(dict(text=f"<b>{label(name, 40)}</b>", x=0.5, y=1.02, xanchor="center", yanchor="bottom", font=dict(size=14), **corner))
@@ -207,7 +207,7 @@ def element_errors(
     grouped = table.explode("element").groupby("element").error
     return grouped.agg(mae="mean", crystals="size").sort_values(["crystals", "mae"], ascending=False)
 
-# %% ../nbs/56_figures.ipynb #c3fd7dc5
+# %% ../nbs/56_figures.ipynb #df37b479
 _HEAT = ("#fdf0c9", "#f9b56b", "#e4575a", "#6d2a72") # from small errors to large
 
 def _cells(table: pd.DataFrame, unit: str) -> go.Heatmap:
@@ -216,7 +216,7 @@ def _cells(table: pd.DataFrame, unit: str) -> go.Heatmap:
     places = _places()
     for element, row in table[table.index.isin(places)].iterrows():
         at = (places[element][1] - 1, places[element][0] - 1)
-        z[at], words[at] = row.mae, f"{element}<br>{row.mae:.2g}"
+        z[at], words[at] = row.mae, f"{element}<br>" + f"{row.mae:#.2g}".rstrip(".")
         hover[at] = f"<b>{element}</b><br>MAE {row.mae:.3g} {label(unit)}<br>{int(row.crystals):,} crystal{'' if row.crystals == 1 else 's'}"
     many = table.mae[table.crystals >= 5] if (table.crystals >= 5).any() else table.mae
     return go.Heatmap(z=z, x=np.arange(1, 19), y=np.arange(1, 11), text=words, texttemplate="%{text}", customdata=hover, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False,
@@ -280,7 +280,7 @@ def error_by_range(
     return Picture(traces, layout("", 380, barmode="group", bargap=0.2, margin=dict(l=64, r=16, t=48 if len(named) > 1 else 20, b=70), yaxis=axis(f"MAE{f' ({label(unit)})' if unit else ''}", rangemode="tozero"),
                    xaxis=axis(f"true {_with_unit(target, unit)}, number of crystals", tickvals=list(range(len(words))), ticktext=words, showgrid=False)))
 
-# %% ../nbs/56_figures.ipynb #a76da6e5
+# %% ../nbs/56_figures.ipynb #37284c24
 def _roc_traces(name: str, frame: pd.DataFrame, color: str) -> list[go.BaseTraceType]:
     "The curve of one table, its cut at one half, and its area in the name"
     from sklearn.metrics import roc_auc_score, roc_curve
@@ -295,8 +295,8 @@ def _roc_traces(name: str, frame: pd.DataFrame, color: str) -> list[go.BaseTrace
 
 def _unit_square(title_x: str, title_y: str, height: int = 440) -> dict:
     "A layout with both axes from 0 to 1 and equal scales, names beside it"
-    return layout("", height, showlegend=True, xaxis=axis(title_x, range=[-0.02, 1.02], domain=[0, 0.56], constrain="domain", constraintoward="left"), yaxis=axis(title_y, range=[-0.02, 1.02], scaleanchor="x", constrain="domain"),
-                  legend=dict(orientation="v", x=0.6, y=1, xanchor="left", yanchor="top"))
+    return layout("", height, showlegend=True, xaxis=axis(title_x, range=[-0.02, 1.02], domain=[0, 0.46], constrain="domain", constraintoward="left"), yaxis=axis(title_y, range=[-0.02, 1.02], scaleanchor="x", constrain="domain"),
+                  legend=dict(orientation="v", x=0.5, y=1, xanchor="left", yanchor="top"))
 
 def _diagonal() -> go.Scatter:
     return go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=dict(color=INK, width=1, dash="dash"), hoverinfo="skip", showlegend=False)

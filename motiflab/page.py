@@ -32,7 +32,7 @@ STYLE_PARTS = """
 main { flex:1; min-height:0; display:grid; grid-template-columns:minmax(0,1fr) 420px; gap:14px; padding:0 20px 14px; }
 .card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:12px 14px; }
 #left { display:flex; flex-direction:column; min-height:0; padding:6px 6px 10px; } #map { flex:1; min-height:320px; }
-#legend { display:flex; flex-wrap:wrap; gap:3px 4px; padding:4px 8px 0; max-height:112px; overflow-y:auto; }
+#legend { display:flex; flex-wrap:wrap; gap:3px 4px; padding:4px 8px 0; max-height:122px; overflow-y:auto; }
 #legend button { border:0; padding:1px 7px 1px 5px; font-size:13px; background:none; display:flex; align-items:center; gap:6px; border-radius:6px; }
 #legend button[aria-pressed=true] { background:var(--wash); } .dot { width:11px; height:11px; border-radius:50%; flex:none; border:1px solid #0002; }
 .ramp { width:190px; height:11px; border-radius:6px; align-self:center; } .ends { font-size:13px; color:var(--soft); }

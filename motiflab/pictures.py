@@ -35,13 +35,13 @@ def _luminance(
     part = np.array([int(color[i:i + 2], 16) for i in (1, 3, 5)]) / 255
     return float(np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
-# %% ../nbs/54_pictures.ipynb #ceb55dfe
+# %% ../nbs/54_pictures.ipynb #3f0fca9a
 def axis(
     title: str = "", # what is on it, with its unit
     **more: Any, # further settings of plotly
 ) -> dict:
     "An axis in the house style"
-    return dict(title=dict(text=title, standoff=8), gridcolor=GRID, zeroline=False, linecolor=INK, ticks="outside", tickcolor=INK, ticklen=4) | more
+    return dict(title=dict(text=title, standoff=8, font=dict(size=14)), gridcolor=GRID, zeroline=False, linecolor=INK, ticks="outside", tickcolor=INK, ticklen=4) | more
 
 def layout(
     title: str = "", # above the figure
@@ -83,11 +83,13 @@ def _numbers(values: Any) -> np.ndarray: # what plotly keeps may be None, a tupl
     "Values along an axis as an array"
     return np.asarray([] if values is None else values)
 
-# %% ../nbs/54_pictures.ipynb #00f7eac7
+# %% ../nbs/54_pictures.ipynb #91cf5022
 def _color_map(scale: Any) -> Any:
     "A colour scale of plotly as matplotlib's"
     from matplotlib.colors import LinearSegmentedColormap
     return LinearSegmentedColormap.from_list("scale", [(float(at), _color(color)) for at, color in scale])
+
+_MARKS = {"diamond": "D", "x": "x"} # plotly's names of symbols, matplotlib's
 
 def _draw_scatter(ax: Any, t: Any) -> None:
     "Points, lines, the area under a line"
@@ -100,7 +102,7 @@ def _draw_scatter(ax: Any, t: Any) -> None:
         c = t.marker.color if t.marker.color is not None else color
         own = dict(c=_numbers(c), cmap=_color_map(t.marker.colorscale)) if not isinstance(c, str) and t.marker.colorscale else dict(color=_color(c) if isinstance(c, str) else list(map(_color, c)))
         ax.scatter(x, y, s=np.square(_numbers(t.marker.size if t.marker.size is not None else 6) * 0.75), alpha=t.marker.opacity or t.opacity, lw=0,
-                   marker={"diamond": "D", "x": "x"}.get(t.marker.symbol, "o"), zorder=2.5, **own)
+                   marker=_MARKS.get(t.marker.symbol, "o"), zorder=2.5, **own)
     if "text" in mode: [ax.text(a, b, _plain(w), ha="center", va="center", fontsize=8, color=_color(t.textfont.color or INK)) for a, b, w in zip(x, y, t.text)]
 
 def _draw_bar(ax: Any, t: Any, place: int, of: int) -> None:
@@ -131,12 +133,21 @@ def _draw_heat(ax: Any, t: Any) -> None:
         ax.text(x[j], y[i], _plain(words[i][j]), ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.25)
     if t.showscale is not False: ax.figure.colorbar(shown, ax=ax, shrink=0.8, pad=0.02, aspect=30, label=_plain(t.colorbar.title.text))
 
-# %% ../nbs/54_pictures.ipynb #46faf09d
+# %% ../nbs/54_pictures.ipynb #a5fd05f3
+def _log_ticks(ax: Any, way: str) -> None: # x or y
+    "A logarithmic axis with plain numbers at 1, 2 and 5"
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    getattr(ax, f"set_{way}scale")("log")
+    own = getattr(ax, f"{way}axis")
+    own.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    own.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    own.set_minor_locator(NullLocator())
+
 def _dress(ax: Any, x: Any, y: Any) -> None:
     "What plotly's axes say, said to matplotlib's"
     for way, a in (("x", x), ("y", y)):
         getattr(ax, f"set_{way}label")(_plain(a.title.text))
-        if a.type == "log": getattr(ax, f"set_{way}scale")("log")
+        if a.type == "log": _log_ticks(ax, way)
         if a.range is not None: getattr(ax, f"set_{way}lim")(*(10.0 ** np.array(a.range, float) if a.type == "log" else a.range))
         elif a.autorange == "reversed": getattr(ax, f"invert_{way}axis")()
         if a.rangemode == "tozero": getattr(ax, f"set_{way}lim")(0)
@@ -157,7 +168,7 @@ def _annotate(figure: Any, frames: dict, notes: Iterable[Any]) -> None:
         if ax is None: figure.text(note.x, note.y, _plain(note.text), fontsize=size, **how)
         else: ax.text(note.x, note.y, _plain(note.text), transform=ax.transAxes if "domain" in (note.xref or "") else ax.transData, fontsize=size, **how)
 
-# %% ../nbs/54_pictures.ipynb #bed68519
+# %% ../nbs/54_pictures.ipynb #f1de1100
 def _axes_of(figure: go.Figure, canvas: Any) -> dict[str, tuple[Any, Any, Any, Any]]: # "x", "x2" -> matplotlib's axes, plotly's two
     "A frame for each pair of axes, where plotly has it"
     m, height, out = figure.layout.margin, figure.layout.height or 420, {}
@@ -198,7 +209,7 @@ def _mark(t: Any, n: int) -> Any: # matplotlib's Line2D
     from matplotlib.lines import Line2D
     lines = t.type == "scatter" and "lines" in (t.mode or "lines")
     color = t.line.color if lines and t.line.color else t.marker.color if isinstance(t.marker.color, str) else COLORS[n % len(COLORS)]
-    how = dict(ls=dict(dash="--", dot=":").get(t.line.dash, "-"), lw=1.8) if lines else dict(ls="", marker="s" if t.type == "bar" else "o")
+    how = dict(ls=dict(dash="--", dot=":").get(t.line.dash, "-"), lw=1.8) if lines else dict(ls="", marker="s" if t.type == "bar" else _MARKS.get(t.marker.symbol, "o"))
     return Line2D([], [], color=_color(color), label=_plain(t.name), **how)
 
 def _legend(canvas: Any, figure: go.Figure) -> None:
@@ -241,12 +252,12 @@ def _jsonable(value: Any) -> Any:
     from motiflab.html import safe_json
     return json.loads(safe_json(value))
 
-# %% ../nbs/54_pictures.ipynb #563e6ab3
+# %% ../nbs/54_pictures.ipynb #48442bd1
 _PAGE_STYLE = """:root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --line:#dfe3e9; color-scheme:light; }
 @media (prefers-color-scheme: dark) { :root { --page:#12161c; --card:#1a2029; --ink:#e8ecf2; --line:#303947; color-scheme:dark; } }
 body { margin:0; background:var(--page); color:var(--ink); font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif; }
 main { max-width:1120px; margin:0 auto; padding:14px 20px 30px; } h1 { font-size:21px; } p { max-width:46em; }
-.card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:8px 10px; margin:14px 0; overflow:hidden; }
+.card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:8px 10px; margin:14px 0; overflow-x:auto; } .card > div { min-width:600px; }
 .js-plotly-plot .infolayer text, .js-plotly-plot .xaxislayer-above text, .js-plotly-plot .yaxislayer-above text { fill:var(--ink) !important; }"""
 
 _PAGE_SCRIPT = """for (const box of document.querySelectorAll('.card')) {
