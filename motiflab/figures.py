@@ -165,7 +165,7 @@ def _boxes(errors: list[np.ndarray]) -> list[go.BaseTraceType]:
     box = go.Box(x=x, lowerfence=q[0], q1=q[1], median=q[2], q3=q[3], upperfence=q[4], width=0.5, line=dict(color=COLORS[0], width=1.5), fillcolor="rgba(47,127,209,0.25)", hoverinfo="y", showlegend=False)
     return [box, go.Scatter(x=x, y=mean, mode="markers", marker=dict(symbol="diamond", size=9, color=COLORS[1]), hovertemplate="mean %{y:.3g}<extra></extra>", showlegend=False)]
 
-# %% ../nbs/56_figures.ipynb #24382a1b
+# %% ../nbs/56_figures.ipynb #e3c6376d
 def error_by_size(
     frame: pd.DataFrame, # columns `true`, `predicted`; index id
     sizes: Mapping[Any, int] | pd.Series, # id -> number of atoms in the cell
@@ -175,7 +175,8 @@ def error_by_size(
     "Absolute error against the number of atoms in the cell"
     known = _known(_frames(frame)[""])
     size, error = pd.Series(dict(sizes)).reindex(known.index), (known.predicted - known.true).abs().to_numpy(float)
-    if not len(known) or size.isna().any(): raise UserError("error_by_size needs the number of atoms of every crystal in the table: pass crystal_sizes(crystals).")
+    if not len(known): raise UserError("error_by_size needs crystals with both a true and a predicted value; this table has none.")
+    if size.isna().any(): raise UserError("error_by_size needs the number of atoms of every crystal in the table: pass crystal_sizes(crystals).")
     edges = _bins(size.to_numpy(int), bins)
     groups = [(low, high - 1, error[(size >= low) & (size < high)]) for low, high in zip(edges, edges[1:])]
     groups = [g for g in groups if len(g[2])]
@@ -207,7 +208,7 @@ def element_errors(
     grouped = table.explode("element").groupby("element").error
     return grouped.agg(mae="mean", crystals="size").sort_values(["crystals", "mae"], ascending=False)
 
-# %% ../nbs/56_figures.ipynb #df37b479
+# %% ../nbs/56_figures.ipynb #5bd5c06d
 _HEAT = ("#fdf0c9", "#f9b56b", "#e4575a", "#6d2a72") # from small errors to large
 
 def _cells(table: pd.DataFrame, unit: str) -> go.Heatmap:
@@ -230,6 +231,7 @@ def error_by_element(
 ) -> Picture:
     "The periodic table, coloured by the mean absolute error over the crystals with each element"
     table, places = element_errors(frame, elements), _places()
+    if not len(table): raise UserError("error_by_element needs crystals with both a true and a predicted value; this table has none.")
     absent = {e: at for e, at in places.items() if e not in table.index}
     others = go.Scatter(x=[x for x, _ in absent.values()], y=[y for _, y in absent.values()], mode="text", text=list(absent), textfont=dict(color=INK, size=11), hoverinfo="skip", showlegend=False)
     plain = dict(visible=False, fixedrange=True)
