@@ -4,6 +4,7 @@
     MOTIFLAB_DATA=../shared/data python benchmarks/study.py run --jobs band_gap    # only those whose name has this in it
     python benchmarks/study.py list                                                # what was run, what was not
     python benchmarks/study.py table                                               # the table of results
+    python benchmarks/study.py ship                                                # the models that come with motiflab, from the runs of this machine
 
 A job is one model, one property, one seed. A job that was run is not run again, one that was killed goes on where it was, and two processes
 may work on the same list. The split is the data set's own column. Scales: `cpu` takes cells of at most 40 atoms and few epochs, `full` all cells
@@ -49,31 +50,33 @@ TASKS = dict( # name -> how its column is read
 PAPER = ("composition", "statistics", "order_parameters")
 PLUS = dict(motif_nodes=(*PAPER, "site"), cross=True)
 
-VARIANTS = dict( # name -> model, options, are the motif graphs shuffled among the crystals?
-    megnet=("megnet", dict(readout="mean"), False),
-    amdnet=("amdnet", {}, False),
-    amdnet_plus=("amdnet", PLUS, False),                                         # oxidation state, coordination; messages between the graphs
-    amdnet_shuffled=("amdnet", {}, True),
-    megnet_wide=("megnet", dict(width=94, out_width=47, readout="mean"), False),   # as many parameters as amdnet
-    amdnet_plus_shuffled=("amdnet", PLUS, True),
-    cgcnn=("cgcnn", {}, False),
-    mnet=("mnet", {}, False),
-    amdnet_no_order_parameters=("amdnet", dict(motif_nodes=PAPER[:2]), False),
-    amdnet_no_connections=("amdnet", dict(motif_edges=()), False),                # which motifs touch, but not how
-    amdnet_order_parameters_only=("amdnet", dict(motif_nodes=PAPER[2:]), False),
-    amdnet_site_only=("amdnet", dict(motif_nodes=("site",), motif_edges=()), False),
-    mnet_plus=("mnet", dict(motif_nodes=PLUS["motif_nodes"]), False),
+VARIANTS = dict( # name -> model, options, graphs (one of `GRAPHS`)
+    megnet=("megnet", dict(readout="mean"), "plain"),
+    amdnet=("amdnet", {}, "plain"),
+    amdnet_plus=("amdnet", PLUS, "plain"),                                            # oxidation state, coordination; messages between the graphs
+    amdnet_shuffled=("amdnet", {}, "shuffled"),
+    megnet_wide=("megnet", dict(width=94, out_width=47, readout="mean"), "plain"),    # as many parameters as amdnet
+    amdnet_oxidation=("amdnet", dict(motif_nodes=("site",), motif_edges=(), cross=True), "oxidation"), # nothing of a motif but its centre's oxidation state
+    amdnet_plus_no_oxidation=("amdnet", PLUS, "no_oxidation"),
+    amdnet_plus_shuffled=("amdnet", PLUS, "shuffled"),
+    cgcnn=("cgcnn", {}, "plain"),
+    mnet=("mnet", {}, "plain"),
+    amdnet_no_order_parameters=("amdnet", dict(motif_nodes=PAPER[:2]), "plain"),
+    amdnet_no_connections=("amdnet", dict(motif_edges=()), "plain"),                  # which motifs touch, but not how
+    amdnet_order_parameters_only=("amdnet", dict(motif_nodes=PAPER[2:]), "plain"),
+    mnet_plus=("mnet", dict(motif_nodes=PLUS["motif_nodes"]), "plain"),
 )
 
 LEAST = [("band_gap", v, seed) for seed in (0, 1, 2) for v in ("megnet", "amdnet", "amdnet_plus", "amdnet_shuffled", "megnet_wide")]
+CONTROLS = [("band_gap", v, 0) for v in ("amdnet_oxidation", "amdnet_plus_no_oxidation")]
 TASKS_TOO = [(task, v, 0) for task in ("formation_energy", "is_metal") for v in ("megnet", "amdnet_plus")]
 ABLATIONS = [("band_gap", v, 0) for v in VARIANTS]
-REST = [(task, v, 0) for v in ("amdnet", "mnet", "cgcnn") for task in ("formation_energy", "is_metal")]
+REST = [("band_gap", "amdnet_oxidation", seed) for seed in (1, 2)] + [(task, v, 0) for v in ("amdnet", "mnet", "cgcnn") for task in ("formation_energy", "is_metal")]
 
 
 def jobs(scale: str, wanted: str = "") -> list[tuple[str, str, int]]:
     "Task, variant and seed of each job, the least needed first"
-    every = list(dict.fromkeys(LEAST + TASKS_TOO + ABLATIONS + REST))
+    every = list(dict.fromkeys(LEAST + CONTROLS + TASKS_TOO + ABLATIONS + REST))
     return [j for j in every if wanted in job_name(scale, *j)]
 
 
@@ -124,6 +127,23 @@ def shuffle_motifs(graphs, seed: int):
     return GraphSet(arrays, {k: (other if k in families else graphs).starts[k] for k in graphs.starts}, graphs.ids, graphs.skipped, dict(graphs.settings, shuffled=seed))
 
 
+def with_site_columns(graphs, kept: tuple[int, ...]):
+    "Of oxidation state, whether it is known, number of ligands and symmetry measure of each motif, only some"
+    from motiflab.graphs.packed import GraphSet
+
+    site = graphs.arrays["motif_site"].clone()
+    site[:, [k for k in range(site.shape[1]) if k not in kept]] = 0
+    return GraphSet(dict(graphs.arrays, motif_site=site), graphs.starts, graphs.ids, graphs.skipped, dict(graphs.settings, site_columns=list(kept)))
+
+
+GRAPHS = dict( # name -> what is made of the graphs that were built
+    plain=lambda graphs: graphs,
+    shuffled=lambda graphs: shuffle_motifs(graphs, 0),
+    oxidation=lambda graphs: with_site_columns(graphs, (0, 1)),
+    no_oxidation=lambda graphs: with_site_columns(graphs, (2, 3)),
+)
+
+
 # one job
 
 def run_job(scale: str, job: tuple[str, str, int], frame: pd.DataFrame, graphs: dict, folder: Path) -> None:
@@ -132,14 +152,14 @@ def run_job(scale: str, job: tuple[str, str, int], frame: pd.DataFrame, graphs: 
     from motiflab.training import TrainSettings, seeded_model, train
 
     task, variant, seed = job
-    model_name, options, shuffled = VARIANTS[variant]
-    if shuffled and "shuffled" not in graphs: graphs["shuffled"] = merge(shuffle_motifs(graphs["built"], 0))
+    model_name, options, kind = VARIANTS[variant]
+    if kind not in graphs: graphs[kind] = merge(GRAPHS[kind](graphs["built"]))
     targets = read_targets(frame, **TASKS[task])
     s = SCALES[scale]
     settings = TrainSettings(epochs=s.epochs, batch_size=s.batch_size, learning_rate=s.learning_rate, schedule="warmup_cosine", patience=None, gradient_clip=1.0,
                              loss=None if task == "is_metal" else "mae", seed=seed, checkpoint_every=5)
     name = job_name(scale, *job)
-    run = train(seeded_model(model_name, targets.info, seed, **options), graphs["shuffled" if shuffled else "plain"], targets, split_by_column(frame["split"]), settings,
+    run = train(seeded_model(model_name, targets.info, seed, **options), graphs[kind], targets, split_by_column(frame["split"]), settings,
                 folder=folder / name, resume=True)
     keep(scale, job, run)
 
@@ -179,16 +199,20 @@ def keep(scale: str, job: tuple[str, str, int], run) -> None:
     name, table = job_name(scale, *job), test_table(run)
     with alone(OUT / ".lock"):
         done, path = results(), OUT / "predictions.parquet"
-        pd.concat([done[done.job != name], pd.DataFrame([dict(job=name, **row(scale, job, run))])]).to_csv(OUT / "results.csv", index=False)
-        before = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["job", "task"])
-        new = table.assign(job=name)
-        pd.concat([before[before.job != name], new]).to_parquet(path, index=False) if len(before) else new.to_parquet(path, index=False)
+        joined(done, pd.DataFrame([dict(job=name, **row(scale, job, run))])).to_csv(OUT / "results.csv", index=False)
+        joined(pd.read_parquet(path) if path.exists() else None, table.assign(job=name)).to_parquet(path, index=False)
+
+
+def joined(before: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
+    "Rows of other jobs, then the new ones"
+    return new if before is None or before.empty else pd.concat([before[~before.job.isin(new.job)], new])
 
 
 def results() -> pd.DataFrame:
     "The jobs that were run"
     path = OUT / "results.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["job", "task"])
+    whole = ("seed", "max_atoms", "epochs", "best_epoch", "n_train", "parameters", "seconds")
+    return pd.read_csv(path).astype(dict.fromkeys(whole, int)) if path.exists() else pd.DataFrame(columns=["job", "task"])
 
 
 def work(arguments: tuple) -> None:
@@ -200,7 +224,7 @@ def work(arguments: tuple) -> None:
     torch.set_flush_denormal(True)
     frame = oxides(SCALES[scale].max_atoms)
     built = graphs_of(scale, frame)
-    graphs = dict(built=built, plain=merge(built))
+    graphs = dict(built=built)
     for job in jobs(scale, wanted):
         name = job_name(scale, *job)
         if time.time() > deadline: return
@@ -231,15 +255,40 @@ def score(p: pd.DataFrame, task: str) -> str:
     return f"MAE {error.mean():.4f}, RMSE {(error ** 2).mean() ** 0.5:.4f}, n {len(p)}"
 
 
+# models that come with motiflab
+
+SHIPPED = { # name -> task, variant, seeds; several seeds make an ensemble
+    "amdnet-band-gap": ("band_gap", "amdnet_plus", (0, 1, 2)),
+    "megnet-band-gap": ("band_gap", "megnet", (0,)),
+    "amdnet-formation-energy": ("formation_energy", "amdnet_plus", (0,)),
+    "amdnet-is-metal": ("is_metal", "amdnet_plus", (0,)),
+}
+
+
+def ship(scale: str, folder: Path) -> None:
+    "Copy finished runs to data/models, without checkpoints"
+    import shutil
+
+    from motiflab.ensembles import Ensemble
+    from motiflab.training import load_run
+
+    for name, (task, variant, seeds) in SHIPPED.items():
+        runs, target = [load_run(folder / job_name(scale, task, variant, seed)) for seed in seeds], TOP / "data" / "models" / name
+        shutil.rmtree(target, ignore_errors=True)
+        (runs[0] if len(runs) == 1 else Ensemble.of(runs)).save(target)
+        print(f"{name}: {sum(p.stat().st_size for p in target.rglob('*')) / 1e6:.1f} MB in {target}")
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("what", choices=("run", "list", "table"))
+    ask.add_argument("what", choices=("run", "list", "table", "ship"))
     ask.add_argument("--scale", choices=SCALES, default="cpu")
     ask.add_argument("--jobs", default="", metavar="TEXT", help="only jobs with this in their name")
     ask.add_argument("--runs", type=Path, default=TOP / "runs", help="folder for weights and checkpoints")
     ask.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, each with one thread")
     ask.add_argument("--minutes", type=float, default=1e6, help="start no job after this time")
     given = ask.parse_args()
+    if given.what == "ship": return ship(given.scale, given.runs)
     if given.what == "run":
         write_plan(given.scale)
         start(given)
