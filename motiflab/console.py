@@ -81,13 +81,13 @@ def keeping(
     try: yield
     except KeyboardInterrupt: raise _Stopped(f"Stopped. {what} kept in {folder}: run the same command {again} and it goes on from there.") from None
 
-# %% ../nbs/60_console.ipynb #ffecee88
+# %% ../nbs/60_console.ipynb #e9283aff
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     "Warnings of this library's functions as one line each on stderr, each once"
     said, usual = set(), warnings.showwarning
     def show(message, category, *where, **more) -> None:
-        if category is not UserWarning: return usual(message, category, *where, **more)
+        if category is not UserWarning and not category.__module__.startswith("motiflab"): return usual(message, category, *where, **more)
         if str(message) not in said: print(f"motiflab: Note: {' '.join(str(message).split())}", file=sys.stderr)
         said.add(str(message))
     with warnings.catch_warnings():
