@@ -88,9 +88,9 @@ def _reasons(crystals: CrystalSet, error: UserError | None, skipped: pd.DataFram
 
 def _answers(model: Run | Ensemble, crystals: CrystalSet, options: dict) -> tuple[pd.DataFrame, dict[Any, str]]: # predictions by id, reasons by id
     "Graphs of the crystals that can have one, and what the model says of them"
-    from motiflab.graphs import GraphSettings, build_graphs
+    from motiflab.graphs import build_graphs
 
-    try: graphs = build_graphs(crystals, GraphSettings.from_dict(model.facts["graphs"]), **options)
+    try: graphs = build_graphs(crystals, model.graph_settings, **options)
     except UserError as error:
         if not str(error).startswith(("No crystal became", "There is no crystal")): raise
         return pd.DataFrame(columns=_columns(model)), _reasons(crystals, error, None)
