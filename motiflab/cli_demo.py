@@ -85,7 +85,7 @@ def _write_parity(runs: dict[str, Run], folder: Path, words: str) -> None:
     figure.write_png(folder / "parity.png")
     write_html(figure, folder / "parity.html", "Refractive index, predicted and true", words)
 
-# %% ../nbs/63_cli_demo.ipynb #babd6fb7
+# %% ../nbs/63_cli_demo.ipynb #56cfb6e6
 DemoOut = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write into, made if missing.")]
 DemoSize = Annotated[Optional[int], typer.Option("--crystals", metavar="N", min=1, help="A random N of the 4,764 crystals; all when left out.", show_default=False)]
 DemoEpochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes of both networks over their training crystals.")]
@@ -96,9 +96,9 @@ def _look_next(folder: Path, trained: bool) -> None:
           + "\n  make lab   the same in JupyterLab, with the tutorials\n  motiflab extract FOLDER_OF_CIFS -o out && motiflab atlas out -o mine.html   your own crystals\n"
           "  motiflab train --data FILE --target COLUMN -o run && motiflab predict run INPUT   your own properties\n")
 
-@app.command()
+@app.command(rich_help_panel="Both")
 def demo(out: DemoOut = Path("demo"), number: DemoSize = None, epochs: DemoEpochs = 30, jobs: Jobs = None, seed: Seed = 0) -> None:
-    "Map the motifs of 4,764 real crystals and train two networks on them: OUT/atlas.html, OUT/parity.html; takes a few minutes."
+    "Map the motifs of 4,764 real crystals and train two networks on them: OUT/atlas.html, OUT/parity.html; takes five to ten minutes."
     from motiflab.crystals import read_crystals
     from motiflab.motifs import load_motifs
 

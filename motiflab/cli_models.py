@@ -94,7 +94,7 @@ def _write_figures(model: Run | Ensemble, crystals: CrystalSet, path: Path) -> N
 
     write_html(model_figures(model, crystals), path, f"{path.parent.name}: {', '.join(model.targets.names)}", _first_score(model))
 
-# %% ../nbs/62_cli_models.ipynb #142dcd78
+# %% ../nbs/62_cli_models.ipynb #b88bd42c
 def _trained(chosen: Any, crystals: CrystalSet, targets: Targets, split: Split, members: int, folder: Path, resume: bool, jobs: int | None) -> Run | Ensemble:
     "Graphs, and a run or an ensemble of runs"
     from motiflab.curves import LiveCurves
@@ -108,7 +108,7 @@ def _trained(chosen: Any, crystals: CrystalSet, targets: Targets, split: Split, 
         if members > 1: return train_ensemble(chosen, graphs, targets, split, settings, members, **how)
         return train(chosen.build(targets), graphs, targets, split, settings, **how)
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def train(
     data: Data, target: Target, out: RunOut, model: ModelName = "amdnet", task: Task = None, threshold: Threshold = None, recipe: RecipeName = "paper",
     epochs: Epochs = None, batch_size: BatchSize = None, learning_rate: LearningRate = None, patience: Patience = None, split: SplitColumn = None,
@@ -138,7 +138,7 @@ def _report(found: Run | Ensemble, folder: Path) -> None:
     print(f"Look: {folder / 'figures.html'}\nNext: motiflab predict {folder} INPUT -o predictions.csv")
     print(f"{_first_score(found)}; {counted(len(left), 'crystal')} skipped; written to {folder}")
 
-# %% ../nbs/62_cli_models.ipynb #9d6610db
+# %% ../nbs/62_cli_models.ipynb #7f3c8fc3
 AModel = Annotated[str, typer.Argument(metavar="MODEL", help="Folder that `motiflab train` wrote, or a name that `motiflab models` lists, such as amdnet-band-gap.", show_default=False)]
 Predictions = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.")]
 
@@ -148,7 +148,7 @@ def _said_answers(table: pd.DataFrame, target: str, path: Path) -> str: # one li
     rest = f"; {counted(len(table) - there, 'crystal')} without one (reasons in {path})" if there < len(table) else ""
     return f"{counted(there, 'crystal')} predicted{rest}; written to {path}"
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def predict(
     model: AModel, inputs: Inputs, out: Predictions = Path("predictions.csv"), jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
 ) -> None:
@@ -171,8 +171,8 @@ def _network(model: Run | Ensemble) -> str: # "amdnet", "3 times amdnet"
     members = getattr(model, "members", [model])
     return members[0].model.name if len(members) == 1 else f"{len(members)} times {members[0].model.name}"
 
-# %% ../nbs/62_cli_models.ipynb #379545ca
-@app.command()
+# %% ../nbs/62_cli_models.ipynb #7c6c86c2
+@app.command(rich_help_panel="Networks")
 def models() -> None:
     "List the trained models that come with motiflab."
     import pandas as pd

@@ -107,8 +107,8 @@ def _check_work(jobs: int | None, dask: str | None, time_limit: float) -> None:
 
     connect(dask).close()
 
-# %% ../nbs/61_cli_motifs.ipynb #709ccc0b
-@app.command()
+# %% ../nbs/61_cli_motifs.ipynb #41a3155b
+@app.command(rich_help_panel="Motifs")
 def extract(
     inputs: Inputs, out: Out, jobs: Jobs = None, dask: Dask = None, resume: Resume = False, centers: Centers = "cations", ligands: Ligands = "chemenv",
     time_limit: TimeLimit = 300, min_distance: MinDistance = 0.5, limit: Limit = None, disorder: Disorder = "skip", shard_size: ShardSize = 512,
@@ -159,7 +159,7 @@ Html = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="HTML fi
 Method = Annotated[str, typer.Option(help="How kinds are laid out: tsne, umap or pca.")]
 Vectors = Annotated[str, typer.Option(help="Vectors from these crystals (fit), from the Materials Project's oxides (shipped), or fit where there is enough (auto).")]
 
-# %% ../nbs/61_cli_motifs.ipynb #5d13479a
+# %% ../nbs/61_cli_motifs.ipynb #b7b3cdb1
 def _load(folder: Path) -> tuple[MotifTable, CrystalSet | None]: # the crystals too, where they were kept
     "What `extract` wrote; `UserError` when there is none"
     from motiflab.crystals import read_crystals
@@ -181,7 +181,7 @@ def _write_map(path: Path, table: MotifTable | None, model: Motif2Vec, crystals:
 
     write_atlas(atlas_data(table, model, crystals, projection=method, seed=seed), path, progress=crystals is not None)
 
-@app.command()
+@app.command(rich_help_panel="Motifs")
 def atlas(folder: Folder = None, out: Html = Path("atlas.html"), method: Method = "tsne", vectors: Vectors = "auto", seed: Seed = 0) -> None:
     "Write the map of motif kinds as one self-contained file.\n\nOpen it in any browser; it needs no network."
     from motiflab.maps import METHODS

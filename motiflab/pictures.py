@@ -226,16 +226,19 @@ def _legend(canvas: Any, figure: go.Figure) -> None:
     if asked.orientation == "v": canvas.legend(handles=marks, loc="upper left", bbox_to_anchor=(m.l / size[0] + (1 - (m.l + m.r) / size[0]) * asked.x, 1 - m.t / size[1]), frameon=False, borderpad=0)
     else: canvas.legend(handles=marks, loc="lower left", bbox_to_anchor=(m.l / size[0], 1 - (m.t - 6) / size[1]), ncols=len(marks), frameon=False, borderpad=0, columnspacing=1.4, handlelength=1.6)
 
-# %% ../nbs/54_pictures.ipynb #7018fc8b
+# %% ../nbs/54_pictures.ipynb #1eb9d86a
 class Picture(go.Figure):
     "A plotly figure that carries a PNG of itself for readers without plotly"
     _ipython_display_ = None # plotly's own would show the live figure alone
     _repr_html_ = None # and this one would put four megabytes of script into the notebook
 
-    def png(self, width: int = 860) -> bytes:
+    def png(self,
+        width: int = 860, # pixels
+        transparent: bool = False, # or white
+    ) -> bytes:
         "The still as a PNG file"
         with io.BytesIO() as file:
-            still(self, width).savefig(file, format="png", dpi=100)
+            still(self, width).savefig(file, format="png", dpi=100, transparent=transparent)
             return file.getvalue()
 
     def write_png(self,
@@ -248,7 +251,7 @@ class Picture(go.Figure):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict:
         live = dict(self.to_plotly_json(), config=dict(displaylogo=False, responsive=True))
-        return {"application/vnd.plotly.v1+json": _jsonable(live), "image/png": base64.b64encode(self.png()).decode(), "text/plain": repr(self)}
+        return {"application/vnd.plotly.v1+json": _jsonable(live), "image/png": base64.b64encode(self.png(transparent=True)).decode(), "text/plain": repr(self)}
 
     def __repr__(self) -> str: return f"Picture: {_plain(self.layout.title.text) or 'untitled'}, {len(self.data)} traces"
 
