@@ -113,7 +113,7 @@ def _draw_bar(ax: Any, t: Any, place: int, of: int) -> None:
     ax.bar(x + (place - (of - 1) / 2) * width, _numbers(t.y), width * 0.94, color=_color(t.marker.color or COLORS[place], t.opacity),
            yerr=whiskers, ecolor=INK, capsize=2, error_kw=dict(lw=1))
 
-# %% ../nbs/54_pictures.ipynb #afbdea9d
+# %% ../nbs/54_pictures.ipynb #7c44d37b
 def _draw_box(ax: Any, t: Any) -> None:
     "Boxes of quartiles that were computed before"
     keys = dict(q1=t.q1, med=t.median, q3=t.q3, whislo=t.lowerfence, whishi=t.upperfence)
@@ -124,9 +124,14 @@ def _draw_box(ax: Any, t: Any) -> None:
            medianprops=line, whiskerprops=line, capprops=line, manage_ticks=False)
 
 def _draw_heat(ax: Any, t: Any) -> None:
-    "Cells coloured by number, with their words"
+    "Cells coloured by number, with their words; those without a number stay empty"
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
     z, x, y = np.asarray(t.z, float), _numbers(t.x), _numbers(t.y)
-    shown = ax.pcolormesh(x, y, z, cmap=_color_map(t.colorscale), vmin=t.zmin, vmax=t.zmax, edgecolors="white", lw=2)
+    there = [(x[j] - 0.47, y[i] - 0.46, v) for (i, j), v in np.ndenumerate(z) if np.isfinite(v)]
+    shown = ax.add_collection(PatchCollection([Rectangle(at, 0.94, 0.92) for *at, _ in there], cmap=_color_map(t.colorscale), array=np.array([v for *_, v in there])))
+    shown.set_clim(t.zmin, t.zmax)
+    ax.autoscale_view()
     words = t.text if t.text is not None else np.full(z.shape, "")
     for (i, j), value in np.ndenumerate(z):
         if not words[i][j]: continue
