@@ -80,6 +80,40 @@ def _gate_and_add(m, scale, shift, target, count, out):
             g, x = m[e, k] * scale[k] + shift[k], m[e, width + k] * scale[width + k] + shift[width + k]
             out[i, k] += c * (max(x, _ZERO) + _log1p(_exp(-abs(x)))) / (_ONE + _exp(-g))
 
+# %% ../../nbs/models/40_gated.ipynb #8b04e6f1
+_NOTHING = np.float32(1e-10)
+
+@compiled
+def _bands(u):
+    "First and last (not included) column of each row that count"
+    first, last = np.zeros(len(u), np.int64), np.full(len(u), u.shape[1], np.int64)
+    for e in range(len(u)):
+        while first[e] < last[e] and abs(u[e, first[e]]) < _NOTHING: first[e] += 1
+        while first[e] < last[e] and abs(u[e, last[e] - 1]) < _NOTHING: last[e] -= 1
+    return first, last
+
+@compiled
+def _times(u, first, last, weight, m):
+    "Add u times `weight` (inputs, width) to m, in place"
+    width = m.shape[1]
+    for e in range(len(u)):
+        g = first[e]
+        while g + 4 <= last[e]:
+            a, b, c, d = u[e, g], u[e, g + 1], u[e, g + 2], u[e, g + 3]
+            for k in range(width): m[e, k] += (a * weight[g, k] + b * weight[g + 1, k]) + (c * weight[g + 2, k] + d * weight[g + 3, k])
+            g += 4
+        for h in range(g, last[e]):
+            for k in range(width): m[e, k] += u[e, h] * weight[h, k]
+
+@compiled
+def _to_weight(u, first, last, d, to_weight):
+    "Add the transposed u times d to `to_weight` (inputs, width), in place"
+    width = d.shape[1]
+    for e in range(len(u)):
+        for g in range(first[e], last[e]):
+            a = u[e, g]
+            for k in range(width): to_weight[g, k] += a * d[e, k]
+
 # %% ../../nbs/models/40_gated.ipynb #ebd7358f
 @compiled
 def _before_gate(grad, m, scale, shift, target, count, d):
@@ -146,17 +180,34 @@ def _numpy(*tensors: Tensor) -> list[np.ndarray]:
     return [t.detach().contiguous().numpy() for t in tensors]
 
 # %% ../../nbs/models/40_gated.ipynb #df95790a
+def _product(u: Tensor, weight: Tensor) -> tuple[Tensor, tuple | None]:
+    "u times the transposed weight, and the bands of u where it has narrow ones"
+    bands = _bands(*_numpy(u))
+    if 2 * (bands[1] - bands[0]).sum() > u.numel(): return u @ weight.t(), None
+    m = u.new_zeros(len(u), len(weight))
+    _times(*_numpy(u), *bands, *_numpy(weight.t(), m))
+    return m, bands
+
+def _product_gradient(u: Tensor, d: Tensor, bands: tuple | None) -> Tensor:
+    "What reaches the weight"
+    if bands is None: return d.t() @ u
+    found = u.new_zeros(u.shape[1], d.shape[1])
+    _to_weight(*_numpy(u), *bands, *_numpy(d, found))
+    return found.t()
+
 class _GatedSum(Function):
     @staticmethod
     def forward(ctx, u, weight, at_target, at_source, target, source, gamma, beta, eps, count, in_batch):
         share = _shares(len(u), Counts(count, in_batch), u)
         count = torch.ones_like(share) if count is None else count
         mean = _mean_message(u, weight, Ends(at_target, at_source, target, source), share)
-        m, out = u @ weight.t(), u.new_zeros(len(at_target), len(beta) // 2)
+        m, bands = _product(u, weight)
+        out = u.new_zeros(len(at_target), len(beta) // 2)
         var = torch.from_numpy(_add_ends(*_numpy(m, at_target - mean, at_source, target, source, share)))
         by_sigma = (var + eps).rsqrt()
         _gate_and_add(*_numpy(m, gamma * by_sigma, beta, target, count, out))
         ctx.save_for_backward(u, weight, gamma * by_sigma, beta, by_sigma, m, target, source, count, share)
+        ctx.bands = bands
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
 
@@ -168,7 +219,7 @@ class _GatedSum(Function):
         sums, products = map(torch.from_numpy, _before_gate(*_numpy(grad, m, scale, beta, target, count, d)))
         _before_norm(*_numpy(d, m, scale, sums, products * by_sigma.square(), share, target, source, *to_ends))
         to_u = d @ weight if ctx.needs_input_grad[0] else None
-        return to_u, d.t() @ u, *to_ends, None, None, products * by_sigma, sums, None, None, None
+        return to_u, _product_gradient(u, d, ctx.bands), *to_ends, None, None, products * by_sigma, sums, None, None, None
 
 # %% ../../nbs/models/40_gated.ipynb #e7fd00dc
 def moments(
