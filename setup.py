@@ -28,7 +28,7 @@ setup(
     keywords=cfg["keywords"].split(),
     packages=[*find_packages(include=["motiflab", "motiflab.*"]), "motiflab.data"],
     package_dir={"motiflab.data": "data"},  # the checkout's data/ lies in the wheel as motiflab/data: see motiflab.shipped
-    package_data={"motiflab.data": ["*.md", "*.csv", "*.json", "*/*"]},
+    package_data={"motiflab.data": ["*.md", "*.csv", "*.json", "*/*", "*/*/*", "*/*/*/*"]},
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

@@ -130,7 +130,7 @@ def final_factor(
     "Where the schedule ends"
     return 0.01 if settings.final_learning_rate is None else settings.final_learning_rate / settings.learning_rate
 
-# %% ../nbs/51_settings.ipynb #918c7f31
+# %% ../nbs/51_settings.ipynb #cbc99e10
 def make_optimizer(
     parameters: Iterable[nn.Parameter], # of the model
     settings: TrainSettings,
@@ -139,7 +139,7 @@ def make_optimizer(
     lr, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd": return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=decay)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=lr, weight_decay=decay)
+    return kind(parameters, lr=lr, weight_decay=decay, fused=settings.precision != "16-mixed") # one call for all weights; Lightning clips no scaled gradients of it
 
 def make_schedule(
     optimizer: torch.optim.Optimizer,
