@@ -14,6 +14,9 @@ peers' features, are built beforehand and kept in memory. All have the same Adam
 - ours: `cgcnn` on the peers' graph (12 nearest, cut), on whole shells, and on these merged by `merge_equal` (equal atoms computed once, the
   answer is the same); `megnet` with Set2Set on all neighbours within 5 and 4 angstrom as matgl, plain and merged; `amdnet` for information.
 
+With `--scores`, both MEGNets learn the band gaps of the study's oxides, 15 epochs, seed 0, 1,363 test crystals: matgl 0.701 eV, ours on
+the same neighbours and with the same readout 0.689 eV, on 12 neighbours with the mean as readout 0.731 eV; seeds differ by 0.03 and more.
+
 First the reference's weights are put into our model, and both have to say the same: they differ by 2e-6 at most.
 
 Found with one thread, 256 perovskites of five atoms and 96 crystals of `mp_crystals_2018` (29 atoms), batches of 64, seed 0, on a processor
@@ -245,7 +248,7 @@ def rounds(turns: dict[str, Callable[[], float]], n: int) -> dict[str, float]:
 
 def scores(given: argparse.Namespace) -> dict:
     "Test error of both MEGNets: the study's crystals, split, epochs, batches, rate, schedule and loss"
-    from study import SCALES, TASKS, merge, oxides
+    from study import SCALES, TASKS, oxides
     from motiflab.targets import read_targets, split_by_column
     from motiflab.training import TrainSettings, seeded_model, train
 
@@ -258,11 +261,10 @@ def scores(given: argparse.Namespace) -> dict:
         with matgl(given.matgl, "train", text) as process: found["matgl"] = json.loads(list(process.stdout)[-1])["test_mae"]
     torch.set_flush_denormal(True)
     settings = TrainSettings(epochs=given.epochs, batch_size=scale.batch_size, learning_rate=scale.learning_rate, schedule="warmup_cosine", patience=None, gradient_clip=1.0, loss="mae", seed=0)
-    for name, atoms in (("12 nearest", AtomGraph()), ("5 angstrom", ATOMS["5 angstrom"])):
-        graphs = merge(build_graphs(crystals, GraphSettings(atoms), n_jobs=1, progress=False))
-        found[f"motiflab, {name}"] = train(seeded_model("megnet", targets.info, 0, readout="mean"), graphs, targets, split, settings).scores.loc["test"].iloc[0]["mae"]
-        if not given.both: break
-    for name, mae in found.items(): print(f"{name:25s} test MAE {mae:.4f} eV after {given.epochs} epochs")
+    for name, atoms, readout in (("5 angstrom, Set2Set as matgl", ATOMS["5 angstrom"], "set2set"), ("12 nearest, mean", AtomGraph(), "mean")):
+        graphs = build_graphs(crystals, GraphSettings(atoms), n_jobs=1, progress=False)
+        found[f"motiflab, {name}"] = train(seeded_model("megnet", targets.info, 0, readout=readout), graphs, targets, split, settings).scores.loc["test"].iloc[0]["mae"]
+    for name, mae in found.items(): print(f"{name:40s} test MAE {mae:.4f} eV after {given.epochs} epochs")
     return dict(epochs=given.epochs, test_mae_eV=found)
 
 
@@ -276,7 +278,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random choice of crystals")
     parser.add_argument("--no-amdnet", dest="amdnet", action="store_false", help="leave AMDNet out, whose motifs take longest")
     parser.add_argument("--scores", action="store_true", help="train both MEGNets instead of measuring time")
-    parser.add_argument("--both", action="store_true", help="with --scores: our MEGNet on matgl's 5 angstrom as well")
     parser.add_argument("--epochs", type=int, default=15, help="with --scores")
     given = parser.parse_args()
     torch.set_num_threads(1)
