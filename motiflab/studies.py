@@ -55,7 +55,7 @@ def bootstrap(
     if reference is not None: drawn = drawn / reference.loc[errors.index].abs().mean(axis=1).to_numpy()[rows].mean(axis=1)
     return tuple(float(q) for q in np.quantile(drawn, (0.025, 0.975)))
 
-# %% ../nbs/59_studies.ipynb #c397cca3
+# %% ../nbs/59_studies.ipynb #d2b880cd
 def _against(errors: pd.DataFrame, base: pd.DataFrame) -> str: # "-6.2 % (-10.6 to -1.9)"
     "Change of the error, seeds that both have"
     base, same = base[base.columns.intersection(errors.columns)], errors[errors.columns.intersection(base.columns)]
@@ -75,7 +75,7 @@ def regression_row(
     if errors.empty: return dict(variant=variant, MAE="not run")
     job = study.predictions.job[study.predictions.job.isin(study.plan.query("task == @task and variant == @variant").job)].iloc[0]
     maes, (low, high) = errors.abs().mean(), bootstrap(errors)
-    found = dict(variant=variant, seeds=errors.shape[1], MAE=f"{maes.mean():.3f}", spread=f"{maes.max() - maes.min():.3f}", interval=f"{low:.3f} to {high:.3f}",
+    found = dict(variant=variant, seeds=errors.shape[1], MAE=f"{maes.mean():.3f}", spread=f"{maes.max() - maes.min():.3f}" if len(maes) > 1 else "", interval=f"{low:.3f} to {high:.3f}",
                  RMSE=f"{(errors ** 2).mean().pow(.5).mean():.3f}", ensemble=f"{errors.mean(axis=1).abs().mean():.3f}", parameters=f"{study.results.parameters[job]:,}", test=f"{len(errors):,}")
     return found if variant == reference else found | {f"against {reference}": _against(errors, base)}
 
@@ -86,7 +86,7 @@ def regression_table(
 ) -> pd.DataFrame:
     "Errors of all variants on the test crystals, those not run too"
     rows = [regression_row(study, task, v, reference) for v in study.plan.query("task == @task").variant.unique()]
-    return pd.DataFrame(rows).set_index("variant").astype(object).fillna("")
+    return pd.DataFrame(rows, dtype=object).set_index("variant").fillna("")
 
 # %% ../nbs/59_studies.ipynb #978ea628
 def errors_by_range(
@@ -102,7 +102,7 @@ def errors_by_range(
     columns = {v: e.groupby(part.loc[e.index], observed=True).mean().round(3) for v, e in errors.items() if len(e)}
     return pd.DataFrame(dict(crystals=part.value_counts(sort=False)) | columns).rename_axis("range")
 
-# %% ../nbs/59_studies.ipynb #72432750
+# %% ../nbs/59_studies.ipynb #d0f61fc0
 def _auc_interval(tables: Sequence[pd.DataFrame], n: int = 500) -> tuple[float, float]:
     "Bootstrap over test crystals of the mean area under the ROC curve of several seeds"
     from sklearn.metrics import roc_auc_score
@@ -133,4 +133,4 @@ def classification_table(
     task: str, # of two classes
 ) -> pd.DataFrame:
     "Area under the ROC curve with its 95 % bootstrap interval, and accuracy, of all variants"
-    return pd.DataFrame([classification_row(study, task, v) for v in study.plan.query("task == @task").variant.unique()]).set_index("variant").astype(object).fillna("")
+    return pd.DataFrame([classification_row(study, task, v) for v in study.plan.query("task == @task").variant.unique()], dtype=object).set_index("variant").fillna("")
