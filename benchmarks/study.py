@@ -60,6 +60,9 @@ VARIANTS = dict( # name -> model, options, graphs (one of `GRAPHS`)
     amdnet_plus_no_oxidation=("amdnet", PLUS, "no_oxidation"),
     amdnet_plus_shuffled=("amdnet", PLUS, "shuffled"),
     cgcnn=("cgcnn", {}, "plain"),
+    amdnet_cgcnn=("amdnet", dict(PLUS, atom="cgcnn"), "plain"),                       # amdnet_plus with the stronger atom tower
+    amdnet_cgcnn_shuffled=("amdnet", dict(PLUS, atom="cgcnn"), "shuffled"),
+    amdnet_cgcnn_oxidation=("amdnet", dict(motif_nodes=("site",), motif_edges=(), cross=True, atom="cgcnn"), "oxidation"),
     mnet=("mnet", {}, "plain"),
     amdnet_no_order_parameters=("amdnet", dict(motif_nodes=PAPER[:2]), "plain"),
     amdnet_no_connections=("amdnet", dict(motif_edges=()), "plain"),                  # which motifs touch, but not how
@@ -69,14 +72,16 @@ VARIANTS = dict( # name -> model, options, graphs (one of `GRAPHS`)
 
 LEAST = [("band_gap", v, seed) for seed in (0, 1, 2) for v in ("megnet", "amdnet", "amdnet_plus", "amdnet_shuffled", "megnet_wide")]
 CONTROLS = [("band_gap", v, seed) for seed in (0, 1, 2) for v in ("amdnet_oxidation", "amdnet_plus_no_oxidation")]
-TASKS_TOO = [(task, v, 0) for task in ("formation_energy", "is_metal") for v in ("megnet", "amdnet_plus")]
+TOWERS = [("band_gap", v, seed) for v, seed in (("amdnet_cgcnn_oxidation", 0), ("amdnet_cgcnn_shuffled", 0), ("amdnet_cgcnn_oxidation", 1), ("amdnet_cgcnn_oxidation", 2))]
+STRONGER = [("band_gap", v, seed) for seed in (0, 1, 2) for v in ("cgcnn", "amdnet_cgcnn")]
+TASKS_TOO = [(task, v, 0) for v in ("amdnet_cgcnn", "cgcnn", "megnet", "amdnet_plus") for task in ("formation_energy", "is_metal")]
 ABLATIONS = [("band_gap", v, 0) for v in VARIANTS]
-REST = [(task, v, 0) for v in ("amdnet", "mnet", "cgcnn") for task in ("formation_energy", "is_metal")]
+REST = [(task, v, 0) for v in ("amdnet", "mnet") for task in ("formation_energy", "is_metal")]
 
 
 def jobs(scale: str, wanted: str = "") -> list[tuple[str, str, int]]:
     "Task, variant and seed of each job, the least needed first"
-    every = list(dict.fromkeys(LEAST + CONTROLS[:2] + TASKS_TOO + CONTROLS + ABLATIONS + REST))
+    every = list(dict.fromkeys(LEAST + STRONGER + TASKS_TOO[:2] + TOWERS + TASKS_TOO + CONTROLS + ABLATIONS + REST))
     return [j for j in every if wanted in job_name(scale, *j)]
 
 
@@ -258,10 +263,10 @@ def score(p: pd.DataFrame, task: str) -> str:
 # models that come with motiflab
 
 SHIPPED = { # name -> task, variant, seeds; several seeds make an ensemble
-    "amdnet-band-gap": ("band_gap", "amdnet_plus", (0, 1, 2)),
+    "amdnet-band-gap": ("band_gap", "amdnet_cgcnn", (0, 1, 2)),
     "megnet-band-gap": ("band_gap", "megnet", (0,)),
-    "amdnet-formation-energy": ("formation_energy", "amdnet_plus", (0,)),
-    "amdnet-is-metal": ("is_metal", "amdnet_plus", (0,)),
+    "amdnet-formation-energy": ("formation_energy", "amdnet_cgcnn", (0,)),
+    "amdnet-is-metal": ("is_metal", "amdnet_cgcnn", (0,)),
 }
 
 
