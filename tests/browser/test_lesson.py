@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Error as PlaywrightError
 from mouse import colors_seen
 from test_lab import dismiss, lab, run_all # noqa: F401, the fixture
 
@@ -30,6 +31,19 @@ def alive(page, n: int):
     return figure
 
 
+def point_at_last(page, figure) -> None:
+    "The mouse on a figure's last point until it is labelled: what is drawn further up may still move it"
+    place = """g => { const t = g._fullData[1], l = g._fullLayout, r = g.getBoundingClientRect(), i = t.x.length - 1;
+        return [r.left + l.xaxis._offset + l.xaxis.d2p(t.x[i]), r.top + l.yaxis._offset + l.yaxis.d2p(t.y[i])]; }"""
+    for _ in range(20):
+        x, y = figure.evaluate(place)
+        page.mouse.move(x - 2, y)
+        page.mouse.move(x, y)
+        try: return figure.locator(".hoverlayer .hovertext").first.wait_for(timeout=3000)
+        except PlaywrightError: figure.scroll_into_view_if_needed()
+    raise AssertionError("the last point has no label")
+
+
 @pytest.fixture
 def dark(tmp_path): # JupyterLab's dark theme, where words are lost more easily
     place = tmp_path / "JUPYTER_CONFIG_DIR/lab/user-settings/@jupyterlab/apputils-extension"
@@ -52,15 +66,12 @@ def test_curves_grow_and_figures_answer(dark, lab, watched): # noqa: F811
     page.wait_for_function(f"() => ({EPOCHS})() >= 15", timeout=300_000)
     assert "best" in page.inner_text(".motiflab-curves") and colors_seen(page.locator(LIVE)) > 3
 
+    page.wait_for_function("() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))", timeout=240_000) # every cell has run
     page.wait_for_function("([all, n]) => document.querySelectorAll(all).length >= n", arg=[FIGURES, 4], timeout=120_000) # curves, parity, size, elements
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
     parity = alive(page, 1)
     look(page, "parity")
-    x, y = parity.evaluate("""g => { const t = g._fullData[1], l = g._fullLayout, r = g.getBoundingClientRect(), i = t.x.length - 1;
-        return [r.left + l.xaxis._offset + l.xaxis.d2p(t.x[i]), r.top + l.yaxis._offset + l.yaxis.d2p(t.y[i])]; }""")
-    page.mouse.move(x - 2, y)
-    page.mouse.move(x, y)
-    parity.locator(".hoverlayer .hovertext").first.wait_for()
+    point_at_last(page, parity)
     assert "predicted" in (parity.locator(".hoverlayer").text_content() or "")
     elements = alive(page, 3)
     assert colors_seen(elements) > 4
