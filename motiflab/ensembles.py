@@ -17,7 +17,7 @@ import torch
 from .errors import UserError
 from .graphs.packed import GraphSet
 from .paths import whole_or_not_at_all
-from .runs import Run, checksum, load_run, prediction_table, probabilities, read_json, said_scores, score_table, truth_table, with_unseen
+from .runs import Run, Scored, checksum, load_run, prediction_table, probabilities, read_json, said_scores, score_table, truth_table, with_unseen
 from .scores import Calibration, coverage, reliability
 from .targets import TargetInfo, Targets
 
@@ -69,7 +69,7 @@ def _same(members: Sequence[Run]) -> None:
 
 # %% ../nbs/54_ensembles.ipynb #7e29e688
 @dataclass
-class Ensemble:
+class Ensemble(Scored):
     "Runs that learned the same crystals from other first weights, as one"
     members: list[Run]
     calibration: Calibration | None # None for a classification
@@ -102,22 +102,9 @@ class Ensemble:
         return self.members[0].facts
 
     @property
-    def graph_settings(self) -> Any: # a `GraphSettings`
-        "How graphs for its members are built"
-        return self.members[0].graph_settings
-
-    @property
     def skipped(self) -> pd.DataFrame:
         "Crystals left out: id, stage, reason"
         return self.members[0].skipped
-
-    def score(self,
-        name: str = "mae", # or rmse, r2, roc_auc, ...
-        split: str = "test", # or validation
-        target: str | None = None, # None for the first
-    ) -> float:
-        "One score"
-        return float(self.scores.loc[(split, target or self.targets.names[0]), name])
 
     def __len__(self) -> int: return len(self.members)
 

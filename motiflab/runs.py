@@ -28,9 +28,9 @@ from .targets import Normaliser, TargetInfo, Targets
 
 # %% auto #0
 __all__ = ['UNSEEN_FACTOR', 'FORMAT', 'network_outputs', 'output_values', 'clamped', 'prediction_table', 'truth_table',
-           'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Run', 'own_table',
-           'with_unseen', 'plain_settings', 'check_graphs', 'package_versions', 'checksum', 'save_run', 'read_json',
-           'load_run']
+           'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Scored', 'Run',
+           'own_table', 'with_unseen', 'plain_settings', 'check_graphs', 'package_versions', 'checksum', 'save_run',
+           'read_json', 'load_run']
 
 # %% ../nbs/52_runs.ipynb #02c5f92d
 @torch.no_grad()
@@ -161,9 +161,27 @@ def holds_unseen(
         warnings.warn(f"{int(which.sum()):,} of {len(graphs):,} crystals hold elements that training never saw ({symbols}): their predictions are guesses, and their uncertainty is doubled.", UnseenElements, stacklevel=4)
     return which.numpy()
 
+# %% ../nbs/52_runs.ipynb #5c03ed01
+class Scored:
+    "What runs and ensembles have in common; they have `scores`, `targets` and `facts`"
+
+    def score(self,
+        name: str = "mae", # or rmse, r2, roc_auc, ...
+        split: str = "test", # or validation
+        target: str | None = None, # None for the first
+    ) -> float:
+        "One score"
+        return float(self.scores.loc[(split, target or self.targets.names[0]), name])
+
+    @property
+    def graph_settings(self) -> Any: # a `GraphSettings`
+        "How graphs for this model are built"
+        from motiflab.graphs import GraphSettings
+        return GraphSettings.from_dict(plain_settings(self.facts["graphs"]))
+
 # %% ../nbs/52_runs.ipynb #68cb352d
 @dataclass
-class Run:
+class Run(Scored):
     "A trained model, how it was trained and how well it does"
     model: nn.Module # with the best weights
     targets: TargetInfo # names, units, task
@@ -178,23 +196,9 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict) # graphs (settings), data_hash, elements, best_epoch, versions, ...
     folder: Path | None = None # where it is kept
 
-    def score(self,
-        name: str = "mae", # or rmse, r2, roc_auc, ...
-        split: str = "test", # or validation
-        target: str | None = None, # None for the first
-    ) -> float:
-        "One score"
-        return float(self.scores.loc[(split, target or self.targets.names[0]), name])
-
     def __repr__(self) -> str:
         name, said = getattr(self.model, "name", type(self.model).__name__), said_scores(self.scores)
         return f"Run of {name}, {len(self.history)} epochs, the best was {self.facts.get('best_epoch')}; {said}"
-
-    @property
-    def graph_settings(self) -> Any: # a `GraphSettings`
-        "How graphs for this model are built"
-        from motiflab.graphs import GraphSettings
-        return GraphSettings.from_dict(plain_settings(self.facts["graphs"]))
 
     def values(self,
         graphs: GraphSet, # built with the settings that the model learned with
