@@ -27,7 +27,7 @@ __all__ = ['Data', 'Target', 'ModelName', 'RunOut', 'Task', 'Threshold', 'Recipe
 # %% ../nbs/62_cli_models.ipynb #22b0a744
 Data = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals with their properties: any INPUT of `motiflab predict`; may be repeated.", show_default=False)]
 Target = Annotated[list[str], typer.Option("--target", "-t", metavar="COLUMN", help="Property to learn; repeat it to learn several at once, values may be missing.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet or schnet.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet, schnet, alignn or roost.")]
 RunOut = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder to write into, made if missing.", show_default=False)]
 Task = Annotated[Optional[str], typer.Option(help="regression or classification; guessed from the column when left out.", show_default=False)]
 Threshold = Annotated[Optional[float], typer.Option(metavar="X", help="Learn whether COLUMN is above X: 0.2 for metal or not from a band gap in eV.", show_default=False)]

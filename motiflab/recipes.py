@@ -52,24 +52,30 @@ class Recipe:
         changed = TrainSettings.from_dict({**self.settings.as_dict(), **settings})
         return replace(self, options={**self.options, **(options or {})}, settings=changed)
 
-# %% ../nbs/53_recipes.ipynb #a2ac3610
+# %% ../nbs/53_recipes.ipynb #f89ad0e7
 _WIDE = dict(n_gaussians=100, gaussian_width=0.5) # the release's expansion of distances
 
 def _near(model: str) -> AtomGraph:
     "The atom graph of the papers"
+    if model in ("alignn", "roost"): return AtomGraph(**MODELS[model].default_atoms)
     return AtomGraph(neighbors=12, cutoff=8.0) if model in ("cgcnn", "schnet") else AtomGraph(neighbors=None, cutoff=5.0)
+
+def _further(model: str) -> AtomGraph:
+    "The atom graph of the recipe `cogn`, with the model's own angles, where it reads any"
+    return AtomGraph(neighbors=24, cutoff=12.0, triplets=MODELS[model].default_atoms.get("triplets"))
 
 def _expansions(model: str) -> dict[str, Any]:
     "Options that expand distances as the release does"
+    if model == "roost": return {} # it reads no distances
     if model == "mnet": return _WIDE | dict(cutoff=11.0)
     if model == "amdnet": return _WIDE | dict(cutoff=5.0, motif_options=_WIDE | dict(cutoff=11.0))
-    return _WIDE | dict(cutoff=8.0 if model in ("cgcnn", "schnet") else 5.0)
+    return _WIDE | dict(cutoff=8.0 if model in ("cgcnn", "schnet", "alignn") else 5.0)
 
 def _deeper(model: str) -> dict[str, Any]:
     "Options for deeper edge networks, where a model has such"
     if model == "megnet": return dict(edge_layers=5, n_blocks=5, state=False, cutoff=8.0)
     if model == "amdnet": return dict(cutoff=8.0, atom_options=dict(edge_layers=5, n_blocks=5, state=False))
-    return dict(n_blocks=5) if model in ("cgcnn", "schnet") else dict(edge_layers=5)
+    return dict(n_blocks=5) if model in ("cgcnn", "schnet", "alignn", "roost") else dict(edge_layers=5)
 
 _SETTINGS = {
     "paper": TrainSettings(epochs=1000, batch_size=64, learning_rate=1e-3, patience=20),
@@ -88,7 +94,7 @@ def recipe(
     "A named recipe for a model; `UserError` with the near miss for an unknown name"
     check_option("recipe", name, RECIPES)
     check_option("model", model, MODELS)
-    atoms = AtomGraph(neighbors=24, cutoff=12.0) if name == "cogn" else _near(model)
+    atoms = _further(model) if name == "cogn" else _near(model)
     motifs = MotifGraph(cutoff=11.0 if name == "release" else None) if MODELS[model].takes_motifs else None
     options = _expansions(model) if name == "release" else _deeper(model) if name == "cogn" else {}
     found = Recipe(name, model, GraphSettings(atoms, motifs), options, _SETTINGS[name])

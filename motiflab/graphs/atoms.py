@@ -18,11 +18,17 @@ from ..motifs.rows import MotifError, PlainCrystal
 from ..neighbors import neighbor_arrays, voronoi_cells
 
 # %% auto #0
-__all__ = ['METHODS', 'TIES', 'SHELL', 'BOND', 'FACE', 'AtomGraph', 'nearest_edges', 'voronoi_edges', 'AtomPart', 'atom_part']
+__all__ = ['METHODS', 'TIES', 'SHELL', 'BOND', 'FACE', 'MOST_TRIPLETS', 'AtomGraph', 'nearest_edges', 'voronoi_edges',
+           'near_edges', 'triplet_counts', 'triplet_angles', 'triplet_reason', 'AtomPart', 'TooManyTriplets',
+           'atom_part']
 
-# %% ../../nbs/graphs/31_atoms.ipynb #55a15114
+# %% ../../nbs/graphs/31_atoms.ipynb #fddcd8a2
 METHODS = ("distance", "voronoi") # what makes two atoms neighbours
 TIES = ("shell", "cut") # what is done at the k-th neighbour
+
+def _whole(value, least: int) -> bool:
+    "Is it None, or a whole number that is not less than the least?"
+    return value is None or not isinstance(value, bool) and value == int(value) and value >= least
 
 @dataclass(frozen=True)
 class AtomGraph:
@@ -32,12 +38,13 @@ class AtomGraph:
     ties: str = "shell" # `shell` keeps the whole shell that the last neighbour belongs to, `cut` stops at the number
     method: str = "distance" # or `voronoi`: atoms that share a face and are near enough for a bond
     vectors: bool = False # keep the vector of each edge
+    triplets: int | None = None # angles between the edges of an atom's that many nearest neighbours, whole shells; None has none
 
     def __post_init__(self):
         check_option("method", self.method, METHODS)
         check_option("ties", self.ties, TIES)
-        if self.neighbors is not None and (isinstance(self.neighbors, bool) or self.neighbors != int(self.neighbors) or self.neighbors < 1):
-            raise UserError(f"neighbors must be a whole number from 1 on, or None for all within the cutoff, not {self.neighbors!r}.")
+        if not _whole(self.neighbors, 1): raise UserError(f"neighbors must be a whole number from 1 on, or None for all within the cutoff, not {self.neighbors!r}.")
+        if not _whole(self.triplets, 2): raise UserError(f"triplets must be a whole number of neighbours from 2 on, or None for no angles, not {self.triplets!r}.")
         if not 0 < self.cutoff < np.inf: raise UserError(f"cutoff must be a positive number of angstrom, not {self.cutoff!r}.")
 
 # %% ../../nbs/graphs/31_atoms.ipynb #abd58b88
@@ -140,13 +147,63 @@ def voronoi_edges(
     face = np.column_stack([share, cells.area])[kept]
     return np.bincount(target[kept], minlength=n), cells.atom[kept], cells.distance[kept], cells.vector[kept], face
 
-# %% ../../nbs/graphs/31_atoms.ipynb #78ff757b
+# %% ../../nbs/graphs/31_atoms.ipynb #4eeacbe0
+@compiled
+def near_edges(counts, length, k):
+    "(n_edges,) is an edge one of the `k` shortest of its receiver, or in the shell of the last of these? `counts` edges of each atom"
+    near, first = np.ones(len(length), np.bool_), 0
+    for n in counts:
+        if n > k:
+            reach = np.sort(length[first:first + n])[k - 1] + SHELL
+            for e in range(first, first + n): near[e] = length[e] <= reach
+        first += n
+    return near
+
+@compiled
+def triplet_counts(counts, near):
+    "(n_atoms,) ordered pairs of near edges"
+    out, first = np.zeros(len(counts), np.int64), 0
+    for i in range(len(counts)):
+        n = near[first:first + counts[i]].sum()
+        out[i] = n * (n - 1)
+        first += counts[i]
+    return out
+
+@compiled
+def triplet_angles(counts, near, vector, shift, total):
+    "Edge that sends and edge that receives, each less the `shift` of its atom, and the cosine between them; sorted by the receiver"
+    index, cosine, to, first = np.empty((total, 2), np.int32), np.empty(total, np.float32), 0, 0
+    length = np.sqrt((vector.astype(np.float64) ** 2).sum(1))
+    for i in range(len(counts)):
+        last = first + counts[i]
+        for b in range(first, last):
+            for a in range(first, last):
+                if a == b or not (near[a] and near[b]): continue
+                dot = 0.0
+                for c in range(3): dot += vector[a, c] * vector[b, c]
+                index[to, 0], index[to, 1] = a - shift[i], b - shift[i]
+                cosine[to] = min(max(dot / (length[a] * length[b]), -1.0), 1.0)
+                to += 1
+        first = last
+    return index, cosine
+
+# %% ../../nbs/graphs/31_atoms.ipynb #cb6f721f
+MOST_TRIPLETS = 5_000_000 # of a crystal
+
+def triplet_reason(
+    n: int, # triplets of a crystal
+) -> str:
+    "What is said of a crystal with too many"
+    return f"It would have {n:,} angles between edges, and {MOST_TRIPLETS:,} are the most: lower triplets, neighbors or cutoff."
+
+# %% ../../nbs/graphs/31_atoms.ipynb #fccbe135
 class AtomPart(NamedTuple):
     "Atom graphs of some crystals, one after the other"
     n_atoms: np.ndarray # (n_crystals,) atoms of each
     n_edges: np.ndarray # (n_crystals,) edges of each
-    fields: dict[str, np.ndarray] # z (n,), edge_index (k, 2) sender and receiver, edge_length (k,), edge_vector (k, 3), edge_face (k, 2)
+    fields: dict[str, np.ndarray] # z (n,), edge_index (k, 2) sender and receiver, edge_length (k,), edge_vector (k, 3), edge_face (k, 2), triplet_index (t, 2), triplet_cosine (t,)
     reasons: dict[int, str] # place in the chunk -> why it is left out
+    n_triplets: np.ndarray | None = None # (n_crystals,) triplets of each, None where there are none
 
 def _lattice_reasons(crystals: Sequence[PlainCrystal], min_distance: float) -> dict[int, str]:
     "Place of each crystal in which no neighbours can be looked for, and why"
@@ -166,7 +223,7 @@ def _close_reason(crystal: PlainCrystal, min_distance: float) -> str | None:
 
 def _starts(sizes) -> np.ndarray: return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
-# %% ../../nbs/graphs/31_atoms.ipynb #f2d0f168
+# %% ../../nbs/graphs/31_atoms.ipynb #cad69b3f
 def _distance_edges(crystals: Sequence[PlainCrystal], settings: AtomGraph) -> tuple[np.ndarray, ...]:
     "`nearest_edges` of some crystals"
     starts = _starts([len(c.numbers) for c in crystals])
@@ -187,9 +244,24 @@ def _as_part(crystals: Sequence[PlainCrystal], edges: tuple, settings: AtomGraph
                   edge_index=np.column_stack([source, np.repeat(local, counts)]).astype(np.int32), edge_length=length.astype(np.float32))
     if settings.vectors: fields["edge_vector"] = vector.astype(np.float32)
     if face: fields["edge_face"] = face[0].astype(np.float32)
-    return AtomPart(n_atoms, np.add.reduceat(counts, starts[:-1]), fields, {})
+    part = AtomPart(n_atoms, np.add.reduceat(counts, starts[:-1]), fields, {})
+    return part if settings.triplets is None else _with_triplets(part, counts, vector, settings.triplets)
 
-# %% ../../nbs/graphs/31_atoms.ipynb #c1d43b1e
+# %% ../../nbs/graphs/31_atoms.ipynb #9ad3a1d5
+class TooManyTriplets(ArithmeticError):
+    "A crystal has more angles than memory is for"
+
+def _with_triplets(part: AtomPart, counts: np.ndarray, vector: np.ndarray, k: int) -> AtomPart:
+    "The part with its line graphs; `TooManyTriplets` for a crystal with more than `MOST_TRIPLETS`"
+    near = near_edges(counts, part.fields["edge_length"], k)
+    of_atom, first = triplet_counts(counts, near), _starts(part.n_atoms)[:-1]
+    sizes = np.add.reduceat(of_atom, first)
+    if (sizes > MOST_TRIPLETS).any(): raise TooManyTriplets(triplet_reason(sizes.max()))
+    shift = np.repeat(_starts(part.n_edges)[:-1], part.n_atoms)
+    index, cosine = triplet_angles(counts, near, vector.astype(np.float32), shift, of_atom.sum())
+    return part._replace(fields=part.fields | dict(triplet_index=index, triplet_cosine=cosine), n_triplets=sizes)
+
+# %% ../../nbs/graphs/31_atoms.ipynb #b5a70c8f
 def _shortest(part: AtomPart) -> np.ndarray: # (n_crystals,) angstrom, infinite without edges
     "The shortest edge of each crystal"
     out, some = np.full(len(part.n_edges), np.inf), np.flatnonzero(part.n_edges)
@@ -200,7 +272,8 @@ def _one_reason(crystal: PlainCrystal, settings: AtomGraph, min_distance: float)
     "Why a crystal cannot be an atom graph, when a chunk with it failed"
     try:
         if reason := _close_reason(crystal, min_distance): return reason
-        _edges([crystal], settings)
+        _as_part([crystal], _edges([crystal], settings), settings)
+    except TooManyTriplets as error: return str(error)
     except MemoryError: return "It needs more memory than there is."
     except (ArithmeticError, ValueError) as error: return f"Its neighbours could not be found: {error}"
 

@@ -33,7 +33,7 @@ from ..paths import cache_dir
 # %% auto #0
 __all__ = ['CHUNK', 'MOTIF_CHUNK', 'VERSION', 'GraphSettings', 'build_graphs']
 
-# %% ../../nbs/graphs/34_build.ipynb #2b0b8476
+# %% ../../nbs/graphs/34_build.ipynb #39cd04ee
 def _checked_names(values: Any, kind: type) -> dict:
     "A dictionary whose names are fields of `kind`; `UserError` with the near miss for another"
     if not isinstance(values, dict): raise UserError(f"The settings of a {kind.__name__} are a dictionary, not a {type(values).__name__}.")
@@ -47,8 +47,10 @@ class GraphSettings:
     motifs: MotifGraph | None = None # None builds no motif graph
 
     def as_dict(self) -> dict: # JSON-able
-        "The settings as plain values"
-        return json.loads(json.dumps(asdict(self)))
+        "The settings as plain values; triplets only where there are some, so that what was saved before there were any stays comparable"
+        found = json.loads(json.dumps(asdict(self)))
+        if found["atoms"]["triplets"] is None: del found["atoms"]["triplets"]
+        return found
 
     @classmethod
     def from_dict(cls,
@@ -104,7 +106,7 @@ def _parts_extracted(crystals: list[PlainCrystal], settings: MotifGraph, min_dis
             bar.update(len(chunks[k]))
     return [parts[k] for k in sorted(parts)], reasons
 
-# %% ../../nbs/graphs/34_build.ipynb #90692eec
+# %% ../../nbs/graphs/34_build.ipynb #25adfa31
 def _joined(parts: Sequence[AtomPart] | Sequence[MotifPart]) -> dict[str, torch.Tensor]:
     "The arrays of all parts"
     return {name: torch.from_numpy(np.concatenate([p.fields[name] for p in parts])) for name in parts[0].fields}
@@ -115,6 +117,7 @@ def _starts(counts: Sequence[np.ndarray]) -> torch.Tensor: # (n_crystals + 1,) i
 def _packed(atoms: Sequence[AtomPart], motifs: Sequence[MotifPart]) -> tuple[dict, dict]:
     "Arrays and starts of a graph set"
     arrays, starts = _joined(atoms), dict(atom=_starts([p.n_atoms for p in atoms]), edge=_starts([p.n_edges for p in atoms]))
+    if atoms[0].n_triplets is not None: starts["triplet"] = _starts([p.n_triplets for p in atoms])
     if motifs:
         arrays |= _joined(motifs)
         starts |= dict(motif=_starts([p.n_motifs for p in motifs]), motif_edge=_starts([p.n_edges for p in motifs]), ligand=_starts([p.n_ligands for p in motifs]))

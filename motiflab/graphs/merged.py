@@ -182,5 +182,6 @@ def merge_equal(
     "Graphs in which nodes that no message-passing network can tell apart stand once; `UserError` for graphs with edge vectors"
     if "atom_count" in graphs.arrays: return graphs
     if "edge_vector" in graphs.arrays: raise UserError("Graphs with edge vectors cannot be merged: directions differ between equal atoms. Build them with vectors=False.")
+    if "triplet_index" in graphs.arrays: raise UserError("Graphs with angles cannot be merged. Build them with triplets=None.")
     with compiling(): found = _merge(*_given(graphs))
     return GraphSet(*_written(graphs, found), graphs.ids, graphs.skipped, dict(graphs.settings, merged=True))

@@ -25,13 +25,15 @@ from ..errors import UserError
 # %% auto #0
 __all__ = ['FAMILIES', 'POINTS_AT', 'MOTIF_FIELDS', 'FORMAT', 'CrystalGraph', 'GraphSet']
 
-# %% ../../nbs/graphs/33_packed.ipynb #d7465207
+# %% ../../nbs/graphs/33_packed.ipynb #e9772adf
 FAMILIES = dict( # field -> what one row (or one column of an index) is
     z="atom",                         # (n_atoms,) atomic number
     edge_index="edge",                # (2, n_edges) row 0 the neighbour that sends, row 1 the atom that receives
     edge_length="edge",               # (n_edges,) angstrom
     edge_vector="edge",               # (n_edges, 3) from the receiver to the sender's image, angstrom; where asked for
     edge_face="edge",                 # (n_edges, 2) solid angle over the largest, area in angstrom^2; Voronoi graphs
+    triplet_index="triplet",          # (2, n_triplets) row 0 the edge that sends, row 1 the edge that receives; both end at the same atom; where asked for
+    triplet_cosine="triplet",         # (n_triplets,) of the angle between the two
     motif_x="motif",                  # (n_motifs, 164) composition, elemental statistics, order parameters
     motif_site="motif",               # (n_motifs, 4) oxidation state of the centre, is it known, number of ligands, symmetry measure / 10
     motif_atom="motif",               # (n_motifs,) the atom at the centre
@@ -40,18 +42,19 @@ FAMILIES = dict( # field -> what one row (or one column of an index) is
     motif_edge_attr="motif_edge",     # (n_motif_edges, 7) corner, edge, face, ligands shared, mean, least and greatest cosine
     ligand_index="ligand",            # (2, n_ligands) row 0 an atom, row 1 the motif whose ligand it is
     state="crystal",                  # (1, k) state of the crystal; optional
-    atom_count="atom",                # (n_atoms,) how many equal atoms it stands for; merged graphs only, like the next four
+    atom_count="atom",                # (n_atoms,) how many equal atoms it stands for; merged graphs only, like the next five
     edge_count="edge",                # (n_edges,) how many equal edges
+    triplet_count="triplet",          # (n_triplets,) how many equal triplets of its receiving edge
     motif_count="motif",              # (n_motifs,)
     motif_edge_count="motif_edge",    # (n_motif_edges,)
     ligand_count="ligand",            # (n_ligands,) how many equal ligands of its motif
 )
-POINTS_AT = dict(edge_index=("atom", "atom"), motif_atom=("atom",), motif_edge_index=("motif", "motif"), ligand_index=("atom", "motif"))
+POINTS_AT = dict(edge_index=("atom", "atom"), triplet_index=("edge", "edge"), motif_atom=("atom",), motif_edge_index=("motif", "motif"), ligand_index=("atom", "motif"))
 MOTIF_FIELDS = tuple(f for f in FAMILIES if f.startswith(("motif", "ligand")))
 _TWO_ROWS = tuple(f for f, ends in POINTS_AT.items() if len(ends) == 2)
 _INTEGERS = ("z", *POINTS_AT)
 
-# %% ../../nbs/graphs/33_packed.ipynb #5ecdbfcd
+# %% ../../nbs/graphs/33_packed.ipynb #ab036c78
 class CrystalGraph(Data):
     "The atom graph of a crystal and, where asked for, its motif graph; fields as in `FAMILIES`"
 
@@ -61,7 +64,7 @@ class CrystalGraph(Data):
         return self.motif_x.shape[0] if "motif_x" in self else 0
 
     def __inc__(self, key: str, value: Any, *args, **kwargs) -> Any:
-        sizes = dict(atom=self.num_nodes, motif=self.n_motifs)
+        sizes = dict(atom=self.num_nodes, edge=self.edge_index.shape[1], motif=self.n_motifs)
         if key == "motif_batch": return 1
         if key in POINTS_AT:
             steps = [sizes[k] for k in POINTS_AT[key]]
@@ -115,7 +118,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../../nbs/graphs/33_packed.ipynb #073c2b25
+# %% ../../nbs/graphs/33_packed.ipynb #02d6fd53
 _NO_SKIPPED = pd.DataFrame(columns=["id", "stage", "reason"])
 
 class GraphSet:
@@ -134,7 +137,7 @@ class GraphSet:
     def __len__(self) -> int: return len(self.ids)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{len(self.arrays[f]):,} {name}" for f, name in (("z", "atoms"), ("edge_index", "edges"), ("motif_atom", "motifs"), ("motif_edge_index", "motif edges")) if f in self.arrays)
+        counts = ", ".join(f"{len(self.arrays[f]):,} {name}" for f, name in (("z", "atoms"), ("edge_index", "edges"), ("triplet_index", "triplets"), ("motif_atom", "motifs"), ("motif_edge_index", "motif edges")) if f in self.arrays)
         return f"GraphSet of {len(self):,} crystals: {counts}; {len(self.skipped)} skipped"
 
     @classmethod
