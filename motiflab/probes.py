@@ -77,11 +77,11 @@ class Asking:
         self.predictions.append(pd.DataFrame(dict(target=who["target"], of=who["of"], model=who["model"], seed=who["seed"], id=[targets.ids[i] for i in test],
                                                   true=word(targets.values[test, 0]), predicted=word(values[test]))))
 
-# %% ../nbs/67_probes.ipynb #73e18c2f
+# %% ../nbs/67_probes.ipynb #4063f2c1
 SCORES = {"regression": ("r2", "mae", "mad", "mae_over_mad"), "classification": ("accuracy", "commonest")}
 _SPREAD = ("r2", "mae", "accuracy") # scores whose spread is told
-_ORDER = ["task", "scope", "unit", "n_train", "n_crystals", "r2", "r2_spread", "mae", "mae_spread", "mad", "mae_over_mad", "accuracy", "accuracy_spread", "commonest", "model",
-          "baseline", "baseline_r2", "baseline_r2_spread", "baseline_mae", "baseline_mae_over_mad", "baseline_accuracy", "baseline_accuracy_spread", "note"]
+_ORDER = ["task", "r2", "mae", "mad", "mae_over_mad", "accuracy", "commonest", "n_crystals", "n_train", "r2_spread", "mae_spread", "accuracy_spread", "model",
+          "baseline", "baseline_r2", "baseline_mae", "baseline_mae_over_mad", "baseline_accuracy", "baseline_r2_spread", "baseline_mae_spread", "baseline_accuracy_spread", "scope", "unit", "note"]
 
 def _chosen(scores: pd.DataFrame) -> pd.DataFrame:
     "The rows of the answer that is best on validation crystals"
