@@ -381,7 +381,7 @@ def _to_learn(model: nn.Module, data: FitData, settings: TrainSettings) -> FitDa
     "Data with equal atoms merged, where the settings ask for it and the network can count"
     from motiflab.models import CrystalModel
 
-    if not settings.merge or not isinstance(model, CrystalModel) or {"edge_vector", "triplet_index"} & {*data.graphs.arrays}: return data
+    if not settings.merge or not isinstance(model, CrystalModel) or "edge_vector" in data.graphs.arrays: return data
     return replace(data, graphs=merge_equal(data.graphs))
 
 def fit(

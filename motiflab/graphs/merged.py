@@ -14,11 +14,12 @@ from ..errors import UserError
 from .packed import FAMILIES, GraphSet
 
 # %% auto #0
-__all__ = ['LENGTH_BIN', 'VALUE_BIN', 'merge_equal']
+__all__ = ['LENGTH_BIN', 'COSINE_BIN', 'VALUE_BIN', 'merge_equal']
 
-# %% ../../nbs/graphs/35_merged.ipynb #47d676ac
+# %% ../../nbs/graphs/35_merged.ipynb #bb1042e5
 LENGTH_BIN = 1e-4 # angstrom
-VALUE_BIN = 1e-3 # of numbers of motifs and connections, cosines and solid angles
+COSINE_BIN = 1e-4 # of angles between edges
+VALUE_BIN = 1e-3 # of numbers of motifs and connections, their cosines and solid angles
 
 @compiled
 def _mixed(x):
@@ -58,41 +59,50 @@ def _classes(colour):
     number[order] = rank[np.cumsum(begins) - 1]
     return number, np.sort(first)
 
-# %% ../../nbs/graphs/35_merged.ipynb #3649743a
+# %% ../../nbs/graphs/35_merged.ipynb #19e59835
 @compiled
-def _refined(z, atom_edges, atom_label, motif_colour, motif_edges, motif_label, motif_atom, ligands):
-    "Colours of the atoms and of the motifs of one crystal, at rest"
+def _edges_refined(bonds, edges, triplets, angle, atoms):
+    "New colours of the edges, from the old ones, their ends and the edges that they have angles with"
+    heard, out = _heard(bonds, triplets[:, 0], triplets[:, 1], angle, len(bonds)), np.empty_like(bonds)
+    for e in range(len(bonds)): out[e] = _mixed(bonds[e] ^ _mixed(heard[e] + _mixed(atoms[edges[e, 0]] + _mixed(atoms[edges[e, 1]]))))
+    return out
+
+@compiled
+def _refined(z, atom_edges, atom_label, triplets, angle, motif_colour, motif_edges, motif_label, motif_atom, ligands):
+    "Colours of the atoms, of their edges and of the motifs of one crystal, at rest"
     n, m = len(z), len(motif_colour)
-    atoms, motifs = np.empty(n, np.uint64), motif_colour.copy()
+    atoms, bonds, motifs = np.empty(n, np.uint64), atom_label.copy(), motif_colour.copy()
     for i in range(n): atoms[i] = _mixed(np.uint64(z[i]) + np.uint64(0x9E3779B97F4A7C15))
     centre, around = np.full(m, np.uint64(1)), np.full(len(ligands), np.uint64(2))
     every, classes = np.arange(m), 0
-    for _ in range(n + m):
-        a = _heard(atoms, atom_edges[:, 0], atom_edges[:, 1], atom_label, n)
+    for _ in range(n + m + (len(bonds) if len(triplets) else 0)):
+        a = _heard(atoms, atom_edges[:, 0], atom_edges[:, 1], bonds, n)
         a += _heard(motifs, every, motif_atom, centre, n) + _heard(motifs, ligands[:, 1], ligands[:, 0], around, n)
         b = _heard(motifs, motif_edges[:, 0], motif_edges[:, 1], motif_label, m)
         b += _heard(atoms, motif_atom, every, centre, m) + _heard(atoms, ligands[:, 0], ligands[:, 1], around, m)
+        if len(triplets): bonds = _edges_refined(bonds, atom_edges, triplets, angle, atoms)
         for i in range(n): atoms[i] = _mixed(atoms[i] ^ _mixed(a[i]))
         for i in range(m): motifs[i] = _mixed(motifs[i] ^ _mixed(b[i]))
-        found = len(_classes(atoms)[1]) + len(_classes(motifs)[1])
+        found = len(_classes(atoms)[1]) + len(_classes(motifs)[1]) + (len(_classes(bonds)[1]) if len(triplets) else 0)
         if found == classes: break
         classes = found
-    return atoms, motifs
+    return atoms, bonds, motifs
 
-# %% ../../nbs/graphs/35_merged.ipynb #15cafaaa
+# %% ../../nbs/graphs/35_merged.ipynb #1a2bd9d9
 @compiled
 def _kept_edges(edges, label, senders, receivers, stays):
-    "Edges that stay (their rows), how many each stands for, and their ends as classes; `stays` marks the receivers that stay"
-    rows = np.flatnonzero(stays[edges[:, 1]])
+    """Edges that stay (their rows), how many each stands for, and their ends as classes; `stays` marks the receivers that stay.
+    Also the class of each edge, -1 where its receiver does not stay"""
+    rows, of_edge = np.flatnonzero(stays[edges[:, 1]]), np.full(len(edges), -1)
     keys = np.empty(len(rows), np.uint64)
     for k in range(len(rows)):
         e = rows[k]
         keys[k] = _mixed(label[e] + _mixed(np.uint64(senders[edges[e, 0]]) + _mixed(np.uint64(receivers[edges[e, 1]]))))
     number, first = _classes(keys)
-    kept = rows[first]
+    kept, of_edge[rows] = rows[first], number
     ends = np.empty((len(kept), 2), np.int64)
     for k in range(len(kept)): ends[k, 0], ends[k, 1] = senders[edges[kept[k], 0]], receivers[edges[kept[k], 1]]
-    return kept, np.bincount(number, minlength=len(kept)), ends
+    return (kept, np.bincount(number, minlength=len(kept)), ends), of_edge
 
 @compiled
 def _is_first(first, n):
@@ -100,35 +110,36 @@ def _is_first(first, n):
     out[first] = True
     return out
 
-# %% ../../nbs/graphs/35_merged.ipynb #ce007aac
+# %% ../../nbs/graphs/35_merged.ipynb #f3b35d69
 @compiled
-def _merge_one(z, edges, label, motif_colour, centre, motif_edges, motif_label, ligands):
-    "Rows that stay, counts and ends of atoms, edges, motifs, motif edges and ligands of a crystal"
-    atoms, motifs = _refined(z, edges, label, motif_colour, motif_edges, motif_label, centre, ligands)
+def _merge_one(z, edges, label, triplets, angle, motif_colour, centre, motif_edges, motif_label, ligands):
+    "Rows that stay, counts and ends of atoms, edges, triplets, motifs, motif edges and ligands of a crystal"
+    atoms, bonds, motifs = _refined(z, edges, label, triplets, angle, motif_colour, motif_edges, motif_label, centre, ligands)
     of_atom, first = _classes(atoms)
     of_motif, first_motif = _classes(motifs)
     stays, motif_stays = _is_first(first, len(z)), _is_first(first_motif, len(motifs))
     at = np.empty((len(first_motif), 2), np.int64)
     for k in range(len(first_motif)): at[k] = of_atom[centre[first_motif[k]]]
-    return ((first, np.bincount(of_atom, minlength=len(first)), np.zeros((len(first), 2), np.int64)),
-            _kept_edges(edges, label, of_atom, of_atom, stays),
+    kept, of_edge = _kept_edges(edges, bonds, of_atom, of_atom, stays)
+    return ((first, np.bincount(of_atom, minlength=len(first)), np.zeros((len(first), 2), np.int64)), kept,
+            _kept_edges(triplets, angle, of_edge, of_edge, _is_first(kept[0], len(edges)))[0],
             (first_motif, np.bincount(of_motif, minlength=len(first_motif)), at),
-            _kept_edges(motif_edges, motif_label, of_motif, of_motif, motif_stays),
-            _kept_edges(ligands, np.zeros(len(ligands), np.uint64), of_atom, of_motif, motif_stays))
+            _kept_edges(motif_edges, motif_label, of_motif, of_motif, motif_stays)[0],
+            _kept_edges(ligands, np.zeros(len(ligands), np.uint64), of_atom, of_motif, motif_stays)[0])
 
-# %% ../../nbs/graphs/35_merged.ipynb #d1d9367a
+# %% ../../nbs/graphs/35_merged.ipynb #e79b0182
 @compiled
-def _merge(z, starts, edges, edge_starts, label, motif_colour, motif_starts, motif_atom, motif_edges, motif_edge_starts, motif_label, ligands, ligand_starts):
-    "Rows that stay, counts, new ends, sizes a crystal and in all, of the five families of all crystals"
-    n, length = len(starts) - 1, (len(z), len(edges), len(motif_colour), len(motif_edges), len(ligands))
+def _merge(z, starts, edges, edge_starts, label, triplets, triplet_starts, angle, motif_colour, motif_starts, motif_atom, motif_edges, motif_edge_starts, motif_label, ligands, ligand_starts):
+    "Rows that stay, counts, new ends, sizes a crystal and in all, of the six families of all crystals"
+    n, length = len(starts) - 1, (len(z), len(edges), len(triplets), len(motif_colour), len(motif_edges), len(ligands))
     rows, counts, ends = [np.empty(k, np.int64) for k in length], [np.empty(k, np.int64) for k in length], [np.empty((k, 2), np.int64) for k in length]
-    sizes, filled = np.zeros((5, n), np.int64), np.zeros(5, np.int64)
+    sizes, filled = np.zeros((6, n), np.int64), np.zeros(6, np.int64)
     for c in range(n):
-        first = (starts[c], edge_starts[c], motif_starts[c], motif_edge_starts[c], ligand_starts[c])
-        last = (starts[c + 1], edge_starts[c + 1], motif_starts[c + 1], motif_edge_starts[c + 1], ligand_starts[c + 1])
-        found = _merge_one(z[first[0]:last[0]], edges[first[1]:last[1]], label[first[1]:last[1]], motif_colour[first[2]:last[2]], motif_atom[first[2]:last[2]],
-                           motif_edges[first[3]:last[3]], motif_label[first[3]:last[3]], ligands[first[4]:last[4]])
-        for k in range(5):
+        first = (starts[c], edge_starts[c], triplet_starts[c], motif_starts[c], motif_edge_starts[c], ligand_starts[c])
+        last = (starts[c + 1], edge_starts[c + 1], triplet_starts[c + 1], motif_starts[c + 1], motif_edge_starts[c + 1], ligand_starts[c + 1])
+        found = _merge_one(z[first[0]:last[0]], edges[first[1]:last[1]], label[first[1]:last[1]], triplets[first[2]:last[2]], angle[first[2]:last[2]],
+                           motif_colour[first[3]:last[3]], motif_atom[first[3]:last[3]], motif_edges[first[4]:last[4]], motif_label[first[4]:last[4]], ligands[first[5]:last[5]])
+        for k in range(6):
             row, count, end = found[k]
             at = filled[k]
             filled[k] += len(row)
@@ -136,9 +147,9 @@ def _merge(z, starts, edges, edge_starts, label, motif_colour, motif_starts, mot
             sizes[k, c] = len(row)
     return rows, counts, ends, sizes, filled
 
-# %% ../../nbs/graphs/35_merged.ipynb #0b5d5089
-_ORDER = ("atom", "edge", "motif", "motif_edge", "ligand")
-_ENDS = dict(edge="edge_index", motif_edge="motif_edge_index", ligand="ligand_index")
+# %% ../../nbs/graphs/35_merged.ipynb #e44d327e
+_ORDER = ("atom", "edge", "triplet", "motif", "motif_edge", "ligand")
+_ENDS = dict(edge="edge_index", triplet="triplet_index", motif_edge="motif_edge_index", ligand="ligand_index")
 
 def _numpy(graphs: GraphSet, field: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     "A field as a compiled function takes it, empty where the graphs have none"
@@ -158,6 +169,7 @@ def _given(graphs: GraphSet) -> tuple:
     motif_colour = _rows_mixed(_numpy(graphs, "motif_x", (1,), np.float64), VALUE_BIN)
     if "motif_site" in graphs.arrays: motif_colour = motif_colour ^ (_rows_mixed(_numpy(graphs, "motif_site", (1,), np.float64), VALUE_BIN) << np.uint64(1))
     return (_numpy(graphs, "z", (), np.int64), first("atom"), index("edge_index"), first("edge"), _labels(graphs, "edge_length", "edge_face"),
+            index("triplet_index"), first("triplet"), _rows_mixed(_numpy(graphs, "triplet_cosine", (), np.float64).reshape(-1, 1), COSINE_BIN),
             motif_colour, first("motif"), _numpy(graphs, "motif_atom", (), np.int64), index("motif_edge_index"), first("motif_edge"),
             _labels(graphs, "motif_edge_length", "motif_edge_attr"), index("ligand_index"), first("ligand"))
 
@@ -178,10 +190,9 @@ def _written(graphs: GraphSet, found: tuple) -> tuple[dict[str, Tensor], dict[st
 
 def merge_equal(
     graphs: GraphSet, # as built
-) -> GraphSet: # with counts of atoms, edges, motifs, motif edges and ligands; a merged set comes back as it is
+) -> GraphSet: # with counts of atoms, edges, triplets, motifs, motif edges and ligands; a merged set comes back as it is
     "Graphs in which nodes that no message-passing network can tell apart stand once; `UserError` for graphs with edge vectors"
     if "atom_count" in graphs.arrays: return graphs
     if "edge_vector" in graphs.arrays: raise UserError("Graphs with edge vectors cannot be merged: directions differ between equal atoms. Build them with vectors=False.")
-    if "triplet_index" in graphs.arrays: raise UserError("Graphs with angles cannot be merged. Build them with triplets=None.")
     with compiling(): found = _merge(*_given(graphs))
     return GraphSet(*_written(graphs, found), graphs.ids, graphs.skipped, dict(graphs.settings, merged=True))
