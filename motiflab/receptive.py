@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ['N_VECTORS', 'MOST_VALUES', 'SHARE', 'Unrolled', 'unroll', 'unrolled_batch', 'atom_gradients', 'receptive_profile',
            'step_radius', 'receptive_field', 'receptive_figure']
 
-# %% ../nbs/67_receptive.ipynb #9379a7d8
+# %% ../nbs/67_receptive.ipynb #3b222d45
 class Unrolled(NamedTuple):
     "The atoms around one atom, images apart, nearest in bonds first"
     atom: np.ndarray # (n,) number in the cell; the central atom is the first
@@ -53,8 +53,9 @@ def unroll(
     structure: Structure, # the crystal
     centre: int, # number of the central atom in the cell
     hops: int, # bonds to go
+    most: float = np.inf, # edges
 ) -> Unrolled:
-    "The atoms that can be reached from an atom, each image a node of its own"
+    "The atoms that can be reached from an atom, each image a node of its own; `UserError` where they have more than `most` edges"
     images, (source, target) = _edge_images(graph, structure), graph.edge_index.numpy()
     first = np.searchsorted(target, np.arange(graph.num_nodes + 1))
     reach = hops * int(abs(images).max(initial=0)) + 1
@@ -64,6 +65,7 @@ def unroll(
     known = shells[0]
     for _ in range(hops):
         atom, image = _decoded(shells[-1], wide, reach)
+        if (first[atom + 1] - first[atom]).sum() + sum(map(len, edges)) > most: raise UserError(f"Its atoms see more than {len(known):,} others, too many for memory: take a network with fewer blocks, neighbours or angles.")
         edge, which = _ranges(first[atom], first[atom + 1])
         sent = code(source[edge], image[which] + images[edge])
         for stack, rows in ((senders, sent), (receivers, shells[-1][which]), (edges, edge)): stack.append(rows)
@@ -141,19 +143,17 @@ def atom_gradients(
     for k, one in enumerate(u): found += torch.autograd.grad(end, start, one, retain_graph=k + 1 < n_vectors)[0].pow(2).sum(1)
     return (found / n_vectors).sqrt()
 
-# %% ../nbs/67_receptive.ipynb #cd9da6fa
-def _too_large(graph: Any, around: Unrolled, model: CrystalModel) -> str | None:
-    "Why an unrolled crystal is too large, None where it is not"
+# %% ../nbs/67_receptive.ipynb #0f7c7aed
+def _most_edges(graph: Any, model: CrystalModel) -> float:
+    "Edges of an unrolled crystal that memory is for"
     per_edge = max(1, len(graph.triplet_cosine) / max(len(graph.edge_length), 1)) if "triplet_cosine" in graph else 1
-    values = len(around.edge) * per_edge * getattr(model, "node_width", 64)
-    return f"Its atoms see {len(around.atom):,} others, too many for memory: take a network with fewer blocks, neighbours or angles." if values > MOST_VALUES else None
+    return MOST_VALUES / (per_edge * getattr(model, "node_width", 64))
 
 def _one_profile(model: CrystalModel, graph: Any, structure: Structure, centre: int, seed: int) -> pd.DataFrame:
     "The atoms around one atom: hops, distance, gradient"
     hops = len(model.blocks) + 1
     while True:
-        around = unroll(graph, structure, centre, hops)
-        if said := _too_large(graph, around, model): raise UserError(said)
+        around = unroll(graph, structure, centre, hops, _most_edges(graph, model))
         gradient = atom_gradients(model, unrolled_batch(graph, around), seed=seed).double().numpy()
         if not np.isfinite(gradient).all(): raise UserError("The network's gradients are not finite numbers.")
         if not (gradient[around.hops == hops] > 0).any(): break
