@@ -24,6 +24,7 @@ from ..errors import UserError, check_option
 from .atoms import AtomGraph, AtomPart, atom_part
 from .motifs import MotifGraph, MotifPart, check_table, motif_part, motif_rows, table_rows
 from .packed import FORMAT, GraphSet
+from .periods import period_fields
 from ..motifs.extract import check_work, in_chunks, join_skipped, plain_or_reason, run_chunks
 from ..motifs.pool import available_cpus
 from ..motifs.rows import PlainCrystal
@@ -45,11 +46,13 @@ class GraphSettings:
     "What graphs are built"
     atoms: AtomGraph = AtomGraph()
     motifs: MotifGraph | None = None # None builds no motif graph
+    periods: bool = False # what `motiflab.graphs.periods` says of the crystal's repetition
 
     def as_dict(self) -> dict: # JSON-able
-        "The settings as plain values; triplets only where there are some, so that what was saved before there were any stays comparable"
+        "The settings as plain values; triplets and periods only where there are some, so that what was saved before there were any stays comparable"
         found = json.loads(json.dumps(asdict(self)))
         if found["atoms"]["triplets"] is None: del found["atoms"]["triplets"]
+        if not found["periods"]: del found["periods"]
         return found
 
     @classmethod
@@ -59,7 +62,7 @@ class GraphSettings:
         "Settings from plain values; `UserError` for an unknown name"
         values = _checked_names(values, cls)
         atoms, motifs = AtomGraph(**_checked_names(values.get("atoms", {}), AtomGraph)), values.get("motifs")
-        return cls(atoms, None if motifs is None else MotifGraph(**_checked_names(motifs, MotifGraph)))
+        return cls(atoms, None if motifs is None else MotifGraph(**_checked_names(motifs, MotifGraph)), bool(values.get("periods", False)))
 
 # %% ../../nbs/graphs/34_build.ipynb #15930f11
 CHUNK = 64 # crystals that one compiled call takes
@@ -123,6 +126,11 @@ def _packed(atoms: Sequence[AtomPart], motifs: Sequence[MotifPart]) -> tuple[dic
         starts |= dict(motif=_starts([p.n_motifs for p in motifs]), motif_edge=_starts([p.n_edges for p in motifs]), ligand=_starts([p.n_ligands for p in motifs]))
     return arrays, starts
 
+def _add_periods(arrays: dict, starts: dict, crystals: Sequence[PlainCrystal]) -> None:
+    "The fields of `motiflab.graphs.periods`"
+    with compiling(): arrays |= {name: torch.from_numpy(values) for name, values in period_fields(crystals).items()}
+    starts["crystal"] = torch.arange(len(crystals) + 1)
+
 def _skipped(ids: Sequence, reasons: dict[int, str], stage: str) -> pd.DataFrame:
     return pd.DataFrame([dict(id=ids[k], stage=stage, reason=reasons[k]) for k in sorted(reasons)], columns=["id", "stage", "reason"])
 
@@ -147,7 +155,9 @@ class _Job:
         if self.settings.motifs is not None:
             motifs, without = self.motif_parts(ids, [self.crystals[k] for k in kept], n_jobs, progress)
             skipped = join_skipped(skipped, _skipped(ids, without, "motifs"))
-        return GraphSet(*_packed(atoms, motifs), ids, skipped, self.settings.as_dict())
+        arrays, starts = _packed(atoms, motifs)
+        if self.settings.periods: _add_periods(arrays, starts, [self.crystals[k] for k in kept])
+        return GraphSet(arrays, starts, ids, skipped, self.settings.as_dict())
 
     def motif_parts(self, ids: list, crystals: list, n_jobs: int | None, progress: bool) -> tuple[list[MotifPart], dict[int, str]]:
         "Motif graphs of the crystals that are atom graphs"

@@ -162,13 +162,22 @@ def _labels(graphs: GraphSet, length: str, extra: str) -> np.ndarray:
     if extra in graphs.arrays: label = label ^ (_rows_mixed(_numpy(graphs, extra, (1,), np.float64), VALUE_BIN) << np.uint64(1))
     return label
 
+def _atom_colours(graphs: GraphSet) -> np.ndarray: # (n_atoms,) int64
+    "What an atom is before it hears of its neighbours: its element and, where graphs have periods, what it sees along a chain, either way round"
+    z = _numpy(graphs, "z", (), np.int64)
+    if "along" not in graphs.arrays: return z
+    along, share = _numpy(graphs, "along", (0,), np.float64), _numpy(graphs, "along_share", (), np.float64).reshape(-1, 1)
+    half = along.shape[1] // 2
+    sides = _rows_mixed(np.ascontiguousarray(along[:, :half]), LENGTH_BIN) + _rows_mixed(np.ascontiguousarray(-along[:, half:]), LENGTH_BIN)
+    return (sides ^ _rows_mixed(share, VALUE_BIN)).view(np.int64) + z
+
 def _given(graphs: GraphSet) -> tuple:
     "The arguments of `_merge`"
     first = lambda family: graphs.starts[family].cpu().numpy() if family in graphs.starts else np.zeros(len(graphs) + 1, np.int64)
     index = lambda field: _numpy(graphs, field, (2,), np.int64)
     motif_colour = _rows_mixed(_numpy(graphs, "motif_x", (1,), np.float64), VALUE_BIN)
     if "motif_site" in graphs.arrays: motif_colour = motif_colour ^ (_rows_mixed(_numpy(graphs, "motif_site", (1,), np.float64), VALUE_BIN) << np.uint64(1))
-    return (_numpy(graphs, "z", (), np.int64), first("atom"), index("edge_index"), first("edge"), _labels(graphs, "edge_length", "edge_face"),
+    return (_atom_colours(graphs), first("atom"), index("edge_index"), first("edge"), _labels(graphs, "edge_length", "edge_face"),
             index("triplet_index"), first("triplet"), _rows_mixed(_numpy(graphs, "triplet_cosine", (), np.float64).reshape(-1, 1), COSINE_BIN),
             motif_colour, first("motif"), _numpy(graphs, "motif_atom", (), np.int64), index("motif_edge_index"), first("motif_edge"),
             _labels(graphs, "motif_edge_length", "motif_edge_attr"), index("ligand_index"), first("ligand"))
