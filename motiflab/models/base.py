@@ -138,6 +138,7 @@ class CrystalModel(nn.Module):
     name: ClassVar[str] # as `build_model` knows it
     Options: ClassVar[type[Options]] = Options # dataclass of its options
     takes_motifs: ClassVar[bool] = False # does it read the motif part of a batch?
+    takes_periods: ClassVar[bool] = False # does it read `period` and `along`?
     default_atoms: dict[str, Any] = {} # options of `AtomGraph` in the paper of this model
     width: int # of what `encode` gives
     blocks: nn.ModuleList
@@ -193,6 +194,6 @@ class CrystalModel(nn.Module):
     def graph_settings(self) -> Any: # a `GraphSettings`
         "How the graphs of this model are built when nothing else is said"
         from motiflab.graphs.build import AtomGraph, GraphSettings, MotifGraph
-        return GraphSettings(atoms=AtomGraph(**self.default_atoms), motifs=MotifGraph() if self.takes_motifs else None)
+        return GraphSettings(atoms=AtomGraph(**self.default_atoms), motifs=MotifGraph() if self.takes_motifs else None, periods=self.takes_periods)
 
 

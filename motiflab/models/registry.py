@@ -14,6 +14,7 @@ from .base import CrystalModel, make_options
 from .cgcnn import CGCNN
 from .megnet import MEGNet
 from .mnet import MNet
+from .periodic import Periodic
 from .roost import Roost
 from .schnet import SchNet
 
@@ -21,10 +22,10 @@ from .schnet import SchNet
 __all__ = ['MODELS', 'build_model', 'model_config', 'model_from_config']
 
 # %% ../../nbs/models/48_registry.ipynb #134419d2
-MODELS: dict[str, type[CrystalModel]] = {m.name: m for m in (CGCNN, MEGNet, MNet, AMDNet, SchNet, ALIGNN, Roost)} # name -> class
+MODELS: dict[str, type[CrystalModel]] = {m.name: m for m in (CGCNN, MEGNet, MNet, AMDNet, SchNet, ALIGNN, Roost, Periodic)} # name -> class
 
 def build_model(
-    name: str, # `cgcnn`, `megnet`, `mnet`, `amdnet`, `schnet`, `alignn`, `roost`
+    name: str, # `cgcnn`, `megnet`, `mnet`, `amdnet`, `schnet`, `alignn`, `roost`, `periodic`
     n_outputs: int = 1, # columns of the prediction: targets, 1 logit of two classes or a logit for each of several
     **options: Any, # of that model; the others have its defaults
 ) -> CrystalModel: # with fresh weights, drawn from torch's random numbers
