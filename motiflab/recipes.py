@@ -57,7 +57,7 @@ _WIDE = dict(n_gaussians=100, gaussian_width=0.5) # the release's expansion of d
 
 def _near(model: str) -> AtomGraph:
     "The atom graph of the papers"
-    if model in ("alignn", "roost"): return AtomGraph(**MODELS[model].default_atoms)
+    if model in ("alignn", "roost", "periodic"): return AtomGraph(**MODELS[model].default_atoms)
     return AtomGraph(neighbors=12, cutoff=8.0) if model in ("cgcnn", "schnet") else AtomGraph(neighbors=None, cutoff=5.0)
 
 def _further(model: str) -> AtomGraph:
@@ -69,13 +69,13 @@ def _expansions(model: str) -> dict[str, Any]:
     if model == "roost": return {} # it reads no distances
     if model == "mnet": return _WIDE | dict(cutoff=11.0)
     if model == "amdnet": return _WIDE | dict(cutoff=5.0, motif_options=_WIDE | dict(cutoff=11.0))
-    return _WIDE | dict(cutoff=8.0 if model in ("cgcnn", "schnet", "alignn") else 5.0)
+    return _WIDE | dict(cutoff=8.0 if model in ("cgcnn", "schnet", "alignn", "periodic") else 5.0)
 
 def _deeper(model: str) -> dict[str, Any]:
     "Options for deeper edge networks, where a model has such"
     if model == "megnet": return dict(edge_layers=5, n_blocks=5, state=False, cutoff=8.0)
     if model == "amdnet": return dict(cutoff=8.0, atom_options=dict(edge_layers=5, n_blocks=5, state=False))
-    return dict(n_blocks=5) if model in ("cgcnn", "schnet", "alignn", "roost") else dict(edge_layers=5)
+    return dict(n_blocks=5) if model in ("cgcnn", "schnet", "alignn", "roost", "periodic") else dict(edge_layers=5)
 
 _SETTINGS = {
     "paper": TrainSettings(epochs=1000, batch_size=64, learning_rate=1e-3, patience=20),
@@ -97,5 +97,5 @@ def recipe(
     atoms = _further(model) if name == "cogn" else _near(model)
     motifs = MotifGraph(cutoff=11.0 if name == "release" else None) if MODELS[model].takes_motifs else None
     options = _expansions(model) if name == "release" else _deeper(model) if name == "cogn" else {}
-    found = Recipe(name, model, GraphSettings(atoms, motifs), options, _SETTINGS[name])
+    found = Recipe(name, model, GraphSettings(atoms, motifs, MODELS[model].takes_periods), options, _SETTINGS[name])
     return found.but(**settings)
