@@ -161,6 +161,25 @@ def test_it_learns_and_is_repeatable(crystals):
     assert first.table.r2["volume"] > 0.3 and first.table.equals(again.table) and first.facts["model"] == "cgcnn"
 
 
+def test_descriptors_are_computed_and_undefined_ones_left_out(crystals):
+    from motiflab.descriptors import DESCRIPTORS, DescriptorBank
+
+    found = Probe("forest", ["density", "crystal_system", "a", "volume"]).run(crystals)
+    true = found.predictions.query("target == 'density'")
+    assert np.allclose(true.true, [crystals[i].density for i in true.id]) and list(found.table.scope) == ["global", "global", "global", "property"]
+    assert found.table.task["crystal_system"] == "classification" and found.table.accuracy["crystal_system"] > 0 and found.table.unit["a"]
+    every = Probe("forest").run(crystals)
+    assert list(every.table.index) == list(DESCRIPTORS) and (every.table.n_crystals > 0).all()
+    bank = Probe("forest", DescriptorBank(["n_atoms", "density"], n_jobs=1)).run(crystals)
+    assert list(bank.table.index) == ["n_atoms", "density"] and np.isclose(bank.table.mad["density"], found.table.mad["density"])
+    overlap = crystals.structures.iloc[0].copy()
+    overlap.append(overlap[0].specie, overlap[0].frac_coords + 1e-4)
+    frame = crystals.frame[["structure", "volume"]].copy()
+    frame.at[frame.index[5], "structure"] = overlap
+    said = Probe("forest", ["mean_voronoi_cn", "volume"]).run(CrystalSet(frame)).skipped
+    assert said.id.tolist() == [frame.index[5]] and said.stage.tolist() == ["descriptors"] and "mean_voronoi_cn: " in said.reason.iloc[0]
+
+
 def test_model_and_baseline_are_scored_on_the_same_crystals(crystals):
     how = QUICK | dict(baseline="auto")
     found = Probe(recipe("quick", "cgcnn").but(dict(n_blocks=1, width=16, hidden=16)), ["volume", "anion"], **how).run(crystals)
