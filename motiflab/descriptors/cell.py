@@ -76,12 +76,12 @@ def crystal_system(
     "The crystal system of a space group"
     return 1 + int(np.searchsorted([2, 15, 74, 142, 167, 194], space_group))
 
-# %% ../../nbs/descriptors/37_cell.ipynb #feb06e48
+# %% ../../nbs/descriptors/37_cell.ipynb #93f8ee23
 def complexity(
-    equivalent: np.ndarray, # (n,) for each atom, the first one of its set of equivalent ones
+    orbit: np.ndarray, # (n,) for each atom, a number for its set of equivalent ones
 ) -> float: # bits an atom
     "Shannon entropy of sets of equivalent atoms"
-    share = np.unique(equivalent, return_counts=True)[1] / len(equivalent)
+    share = np.unique(orbit, return_counts=True)[1] / len(orbit)
     return float(-(share * np.log2(share)).sum()) + 0.0
 
 # %% ../../nbs/descriptors/37_cell.ipynb #686649e4
@@ -111,7 +111,7 @@ def niggli_parameters(
     cosines = np.clip([metric[1, 2] / (length[1] * length[2]), metric[0, 2] / (length[0] * length[2]), metric[0, 1] / (length[0] * length[1])], -1, 1)
     return np.concatenate([np.sort(length)[::-1], np.sort(np.degrees(np.arccos(cosines)))[::-1]])
 
-# %% ../../nbs/descriptors/37_cell.ipynb #94728029
+# %% ../../nbs/descriptors/37_cell.ipynb #f1271a24
 CELL_NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
 
 def cell_descriptors(
@@ -128,5 +128,5 @@ def complexity_descriptors(
     n_atoms: float | str, # in the primitive cell, or why that is not known
 ) -> dict[str, float | str]: # name -> value, or why there is none
     "Structural complexity per atom and per cell; `Undefined` where spglib finds no symmetry"
-    bits = complexity(symmetry(crystal, COMPLEXITY_TOLERANCE).equivalent_atoms)
+    bits = complexity(symmetry(crystal, COMPLEXITY_TOLERANCE).crystallographic_orbits)
     return dict(structural_complexity_per_atom=bits, structural_complexity_per_cell=n_atoms if isinstance(n_atoms, str) else bits * n_atoms)

@@ -15,9 +15,11 @@ from ..motifs.rows import PlainCrystal
 from ..neighbors import voronoi_cells
 
 # %% auto #0
-__all__ = ['SiteCells', 'site_cells', 'voronoi_descriptors']
+__all__ = ['ROUNDING', 'SiteCells', 'site_cells', 'voronoi_descriptors']
 
-# %% ../../nbs/descriptors/36_voronoi.ipynb #c709d66c
+# %% ../../nbs/descriptors/36_voronoi.ipynb #e71cca01
+ROUNDING = 1e-10 # of the largest: a face with a smaller solid angle is none
+
 class SiteCells(NamedTuple):
     "What the Voronoi cells say of each of `n` sites"
     length: np.ndarray # (n,) mean distance to the neighbours, weighted by area, angstrom
@@ -67,7 +69,7 @@ def site_cells(
 ) -> SiteCells:
     "Voronoi cells of all sites in numbers. `ValueError` for a lattice without volume, `ArithmeticError` where rounding spoils a cell"
     cells = voronoi_cells(crystal.matrix, crystal.frac, np.arange(len(crystal.numbers)), 13.0)[0]
-    return SiteCells(*_sites(cells.starts, cells.vector, cells.distance, cells.solid_angle, cells.area, float(tolerance)))
+    return SiteCells(*_sites(cells.starts, cells.vector, cells.distance, cells.solid_angle, cells.area, max(float(tolerance), ROUNDING)))
 
 # %% ../../nbs/descriptors/36_voronoi.ipynb #0e52ccfd
 def _mad(x: np.ndarray) -> float: return float(np.abs(x - x.mean()).mean())
