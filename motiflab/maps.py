@@ -5,6 +5,8 @@
 # %% ../nbs/19_maps.ipynb #eeedda3c
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -55,9 +57,10 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1).fit(x))
 
 def _umap(x: np.ndarray, seed: int) -> np.ndarray:
-    "UMAP (McInnes et al. 2018)"
+    "UMAP (McInnes et al. 2018), in a thread of its own"
     from umap import UMAP
-    return UMAP(n_neighbors=min(15, len(x) - 1), init=_pca(x, seed), random_state=seed, n_jobs=1).fit_transform(x)
+    made = UMAP(n_neighbors=min(15, len(x) - 1), init=_pca(x, seed), random_state=seed, n_jobs=1)
+    with ThreadPoolExecutor(1) as aside: return aside.submit(made.fit_transform, x).result()
 
 # %% ../nbs/19_maps.ipynb #50dfdbee
 def project_vectors(

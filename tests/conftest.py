@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1") # before torch is imported: threads cost small networks much more time than they save, above all beside another worker of pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "MOTIFLAB_DATA" not in os.environ and SHARED.is_dir(): os.environ["MOTIFLAB_DATA"] = str(SHARED)
 

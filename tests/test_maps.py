@@ -2,10 +2,21 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 from motiflab.errors import UserError
 from motiflab.maps import METHODS, cluster_vectors, nearest_rows, neighbor_purity, neighbor_rank, project_vectors, truncated_svd
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    "UMAP starts OpenMP's threads, once in a process: how many torch uses is not its business"
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("method", METHODS)
