@@ -25,10 +25,11 @@ VARIANTS = {
     "cgcnn": {}, "cgcnn-simple": dict(conv="simple"), "cgcnn-embedding": dict(atoms="embedding"), "megnet": {}, "megnet-deep": dict(edge_layers=5, state=False), "schnet": {},
     "mnet": {}, "mnet-site": dict(motif_nodes=["site"], motif_edges=["kind"]), "amdnet": {}, "amdnet-cgcnn": dict(atom="cgcnn"), "amdnet-schnet": dict(atom="schnet"), "amdnet-cross": dict(cross=True),
     "alignn": dict(width=16, embedding=16, n_blocks=2, n_gcn=1), "alignn-bonds": dict(width=16, embedding=16, n_blocks=0, n_gcn=2), "alignn-lines": dict(width=16, embedding=16, n_blocks=2, n_gcn=0),
+    "periodic": dict(width=32), "periodic-neighbors": dict(width=32, copies=False),
     "roost": dict(hidden=32, dense=[64, 32]), "roost-embedding": dict(atoms="embedding", hidden=32, dense=[64, 32]),
 }
 READ = [(v, r) for v in VARIANTS for r in (READOUTS if "-" not in v else ["mean"])] + [("cgcnn-simple", "softmax"), ("cgcnn", "softmax"), ("cgcnn", "linear"), ("roost", "weighted")]
-SETTINGS = GraphSettings(AtomGraph(triplets=6), MotifGraph())
+SETTINGS = GraphSettings(AtomGraph(triplets=6), MotifGraph(), periods=True)
 ISOLATED = Structure(Lattice.cubic(20), ["He"], [[0, 0, 0]])
 IRON = Structure(Lattice([[-1.43, 1.43, 1.43], [1.43, -1.43, 1.43], [1.43, 1.43, -1.43]]), ["Fe"], [[0, 0, 0]])
 RUTILE = Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [.3053, .3053, 0]])

@@ -60,7 +60,7 @@ class SteadyNorm(nn.Module):
             if self.training and len(x): self._follow(x.detach())
             return (x - self.mean.clone()) * (self.scale * (self.var + 1e-5).rsqrt()) + self.shift
 
-# %% ../../nbs/models/47_periodic.ipynb #e4afb713
+# %% ../../nbs/models/47_periodic.ipynb #073fa085
 class InSingleFile(nn.Module):
     "What each atom of a chain makes of the planes ahead and behind"
 
@@ -70,7 +70,6 @@ class InSingleFile(nn.Module):
         super().__init__()
         self.look = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.think = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.width = width
 
     def _one_way(self, p: Tensor) -> Tensor:
         x = self.look(torch.stack([p / 2, p.abs() / 2, p.sign()], -1)).amax(1)
@@ -82,7 +81,6 @@ class InSingleFile(nn.Module):
     ) -> Tensor: # (n_crystals, width), zero for what is no chain
         "Sum over the planes of a period"
         rows = seen.share.nonzero()[:, 0]
-        if not len(rows): return seen.period.new_zeros(part.n_crystals, self.width)
         p, share = seen.along[rows], seen.share[rows]
         if part.node_count is not None: share = share * part.node_count[rows]
         return sum_at(weighted(self._one_way(p) + self._one_way(-p), share / 2), part.crystal[rows], part.n_crystals)
