@@ -31,17 +31,21 @@ Separate = Annotated[bool, typer.Option("--separate", help="One network for each
 Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Train so many times and tell mean and spread.")]
 ProbeSplit = Annotated[str, typer.Option("--split", metavar="COLUMN", help="Column that says train, validation or test; 80, 10 and 10 % at random where there is none.")]
 
-# %% ../nbs/68_cli_probe.ipynb #6de8ec6f
+# %% ../nbs/68_cli_probe.ipynb #4479c6d9
 def _beside(path: Path, ending: str) -> Path:
     "A file beside another: `probe.csv` and `_skipped.csv` make `probe_skipped.csv`"
     return path.with_name(path.stem + ending)
 
 def _show_result(result: ProbeResult) -> None:
-    "The scores as a small table"
-    columns = [c for c in ("r2", "mae", "mae_over_mad", "accuracy", "commonest", "n_crystals", "baseline_r2", "baseline_accuracy") if result.table[c].notna().any()]
-    table = result.table[columns].rename(columns=dict(n_crystals="test crystals")).reset_index()
-    numbers = table.select_dtypes("float").columns
-    show(table.assign(**{c: table[c].map(lambda v: "" if v != v else f"{v:.3g}") for c in numbers}), f"What {result.facts['model']} knows")
+    "The scores as small tables, numbers and classes apart"
+    beside = result.facts.get("baseline", "")
+    for task, names in (("regression", dict(r2="R2", mae_over_mad="MAE/MAD", n_crystals="crystals", baseline_r2=f"{beside} R2")),
+                        ("classification", dict(accuracy="accuracy", commonest="commonest class", n_crystals="crystals", baseline_accuracy=f"{beside} accuracy"))):
+        some = result.table[(result.table["task"] == task) & (result.table["n_crystals"] > 0)]
+        if some.empty: continue
+        table = some[[c for c in names if beside or not c.startswith("baseline")]].rename(columns=names).reset_index()
+        floats = table.select_dtypes("float").columns
+        show(table.assign(**{c: table[c].map(lambda v: "" if v != v else f"{v:.3f}") for c in floats}), f"What {result.facts['model']} knows, on {result.facts['test']:,} test crystals")
 
 def _write(result: ProbeResult, out: Path) -> None:
     "Table, figure and what was left out"

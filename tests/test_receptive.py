@@ -87,6 +87,11 @@ def test_the_estimate_stops_at_the_cutoff(rutile):
     assert step_radius(rutile, GraphSettings(AtomGraph(neighbors=12, cutoff=2.5))) == 2.5 == step_radius(rutile, GraphSettings(AtomGraph(neighbors=None, cutoff=2.5)))
 
 
+def test_periods_that_a_network_is_handed_are_told_of(rutile):
+    table = receptive_field(network("periodic", n_blocks=1, width=16), as_set(rutile=rutile), n_centres=1)
+    assert table.state.all() and (table.hops == 1).all() and (table.farthest < 5).all()
+
+
 def test_what_has_no_field_is_said_in_a_sentence(rutile):
     for model, words in (("roost", "no atoms with neighbours"), ("mnet", "motifs"), (torch.nn.Linear(2, 2), "Linear")):
         with pytest.raises(UserError, match=words): receptive_field(model, as_set(rutile=rutile), NEAR)
