@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from pymatgen.core import Lattice, Species, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from sklearn.base import clone
 
+import motiflab.descriptors.bank as bank_module
 from motiflab.cli import run
 from motiflab.crystals import CrystalSet, read_crystals
 from motiflab.descriptors import CRYSTAL_SYSTEMS, DESCRIPTORS, DescriptorBank, describe, descriptor_names
@@ -40,10 +43,14 @@ def from_lines(path: Path, names: set) -> dict: # name -> structure
     return {r["id"]: Structure(r["lattice"], r["species"], r["frac"]) for r in rows}
 
 
+@pytest.fixture(scope="module")
+def dielectric(): return read_crystals("matbench_dielectric", progress=False)
+
+
 @pytest.fixture(scope="module", params=["matbench_dielectric", "mp_crystals_2018"])
 def both(request): # ours and matminer's for the same crystals
     theirs = pd.DataFrame.from_dict(KEPT[request.param], orient="index", columns=KEPT["names"]).astype(float)
-    if request.param == "matbench_dielectric": structures = {str(i): s for i, s in read_crystals(request.param, progress=False)}
+    if request.param == "matbench_dielectric": structures = {str(i): s for i, s in request.getfixturevalue("dielectric")}
     else: structures = from_lines(request.getfixturevalue("shared_data") / f"{request.param}.jsonl.gz", set(theirs.index))
     crystals = CrystalSet(pd.DataFrame(dict(structure=[structures[i] for i in theirs.index]), index=theirs.index))
     return numbers(crystals), theirs
@@ -201,7 +208,7 @@ def test_names():
 
 # ---------------------------------------------------------------- the transformer
 @pytest.fixture(scope="module")
-def some(): return read_crystals("matbench_dielectric", progress=False).filter(max_sites=8).head(150)
+def some(dielectric): return dielectric.filter(max_sites=8).head(100)
 
 
 def test_transformer(some):
@@ -212,8 +219,13 @@ def test_transformer(some):
     assert np.array_equal(table.to_numpy(), describe(some, ["c", "density"]).to_numpy())
 
 
-def test_threads_do_not_matter(some):
-    assert np.array_equal(DescriptorBank(n_jobs=1).transform(some), DescriptorBank(n_jobs=3).transform(some))
+def test_shared_work_is_the_same_work(some, monkeypatch):
+    from joblib import parallel_config
+
+    monkeypatch.setattr(bank_module, "WORTH_PROCESSES", 10)
+    with parallel_config(backend="threading"): several = DescriptorBank(n_jobs=2).transform(some) # processes take seconds to start
+    work = pickle.loads(pickle.dumps(partial(bank_module._rows, names=["a"], face_tolerance=0.0, min_distance=.5))) # as it travels to one
+    assert np.array_equal(DescriptorBank(n_jobs=1).transform(some), several) and work([plain_crystal(SALT)]) == [[pytest.approx(5.64 / 2 ** .5)]]
 
 
 def test_a_name_at_a_time_is_all_of_them(some):
