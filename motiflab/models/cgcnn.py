@@ -20,7 +20,7 @@ from .layers import GaussianExpansion, mean_at, sum_at, weighted
 from .readouts import READOUTS, make_readout
 
 # %% auto #0
-__all__ = ['CONVOLUTIONS', 'CountedBatchNorm', 'GatedConv', 'SimpleConv', 'SoftmaxReadout', 'CGCNNOptions', 'CGCNN']
+__all__ = ['CONVOLUTIONS', 'LINEAR', 'CountedBatchNorm', 'GatedConv', 'SimpleConv', 'SoftmaxReadout', 'CGCNNOptions', 'CGCNN']
 
 # %% ../../nbs/models/41_cgcnn.ipynb #9d3a08a7
 class CountedBatchNorm(nn.BatchNorm1d):
@@ -130,11 +130,13 @@ class SoftmaxReadout(nn.Module):
 # %% ../../nbs/models/41_cgcnn.ipynb #653d51ac
 @dataclass(frozen=True)
 class CGCNNOptions(Options):
-    "Options of CGCNN; readouts as everywhere and `softmax`, `linear`"
+    "Options of CGCNN; readouts as everywhere and `softmax`, `linear`, `linear_sum`"
     conv: str = "gated" # `gated` (equation 5) or `simple` (equation 4)
     atoms: str = "categories" # `categories` or `embedding`
     hidden: int = 128 # width after the readout
-    hidden_layers: int = 1 # after the readout (before it with `readout="linear"`)
+    hidden_layers: int = 1 # after the readout (before it with `linear` and `linear_sum`)
+
+LINEAR = dict(linear="mean", linear_sum="sum") # readout of the atoms' own hidden layers -> how they are joined
 
 class CGCNN(CrystalModel):
     "Crystal graph convolutional network, Phys. Rev. Lett. 120, 145301 (2018)"
@@ -146,7 +148,7 @@ class CGCNN(CrystalModel):
     ):
         super().__init__(options, n_outputs)
         o = options
-        check_option("readout", o.readout, [*READOUTS, "softmax", "linear"])
+        check_option("readout", o.readout, [*READOUTS, "softmax", *LINEAR])
         conv = CONVOLUTIONS[check_option("conv", o.conv, CONVOLUTIONS)]
         self.atoms = AtomVectors(o.atoms, o.width)
         self.expand = GaussianExpansion(o.n_gaussians, o.cutoff, o.gaussian_width)
@@ -157,8 +159,8 @@ class CGCNN(CrystalModel):
 
     def _make_end(self, o: CGCNNOptions) -> None:
         if o.readout == "softmax": self.readout = SoftmaxReadout(o.width, o.n_blocks + 1)
-        else: self.readout = make_readout("mean" if o.readout == "linear" else o.readout, o.width)
-        read = o.width if o.readout == "linear" else self.readout.width
+        else: self.readout = make_readout(LINEAR.get(o.readout, o.readout), o.hidden if o.readout in LINEAR else o.width)
+        read = o.width if o.readout in LINEAR else self.readout.width
         self.hidden = nn.ModuleList(nn.Linear(a, o.hidden) for a in [read] + [o.hidden] * (o.hidden_layers - 1))
         self.dropout = nn.Dropout(o.dropout)
 
@@ -182,9 +184,9 @@ class CGCNN(CrystalModel):
         return x
 
     def end(self, vectors: Vectors, part: GraphPart) -> Tensor:
-        "Readout and hidden layers, the other way round with the linear readout"
+        "Readout and hidden layers, the other way round with the linear readouts"
         if self._options.readout == "softmax": return self._dense(self.readout(vectors.edges, part))
-        if self._options.readout == "linear": return self.readout(self._dense(vectors.nodes), part.crystal, part.n_crystals, part.node_count)
+        if self._options.readout in LINEAR: return self.readout(self._dense(vectors.nodes), part.crystal, part.n_crystals, part.node_count)
         return self._dense(self.readout(vectors.nodes, part.crystal, part.n_crystals, part.node_count))
 
     def site_contributions(self,
