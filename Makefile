@@ -19,7 +19,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed  ## notebooks in step and clean, notebooks run, tests pass
 	$(BIN)/python tests/check_notebooks.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests -n 2
 
 lab: $(VENV)/installed  ## JupyterLab at the tutorial "Explore the motifs of oxides"
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(TUTORIAL)

@@ -18,6 +18,18 @@ def pytest_configure(config):
         if kept.stat().st_mtime < newest: kept.unlink(missing_ok=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A file's tests stay in one process, which makes its fixtures once; so do all that use a browser, whose WebGL takes every processor. In the order of their names: the browser comes first"
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return "browser" if "browser/" in nodeid.partition("::")[0] else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     "Tests neither read nor fill the user's cache"

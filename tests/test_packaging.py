@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("packaging") # one worker builds the wheel once
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("motiflab", "data", "settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 BLOCK_NBDEV = "import sys\nfor name in ('nbdev', 'execnb', 'fastcore', 'ghapi'): sys.modules[name] = None\n"

@@ -9,11 +9,6 @@ import pytest
 ARGS = ["--no-sandbox", "--disable-gpu", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 
 
-def pytest_collection_modifyitems(items):
-    for item in items: # one browser at a time: software WebGL takes all processors
-        if "/browser/" in item.nodeid: item.add_marker(pytest.mark.xdist_group("browser"))
-
-
 @pytest.fixture(scope="session")
 def chromium():
     "A browser; without Chromium the tests are skipped at a desk and fail in CI"
