@@ -7,7 +7,8 @@
 
 A job is one model, one set of crystals, one seed; one that was run is not run again, and two processes may work on the same list. The sets of
 chains are those of `motiflab.chains` (1,400 chains, seed 0, 80/10/10); for the bank, 3,000 crystals of at most 40 atoms are taken from
-mp_crystals_2018 as the paper thinned its set: one with space group g is left out with probability g / (g + 15). All networks of a study have the
+mp_crystals_2018 as the paper thinned its set: one with space group g is left out with probability g / (g + 15); Voronoi
+faces below 1e-5 of an atom's largest, which rounded coordinates make, are no neighbours. All networks of a study have the
 same optimiser, batches and schedule (the recipe `quick`); epochs as in `EPOCHS`. Results: data/probes (scores.csv, a row a job and target, and
 predictions.parquet, what was said of the test crystals about periods); weights are not kept.
 """
@@ -49,6 +50,7 @@ CHAINS = dict( # name -> variant, in the order of the table
     cgcnn_8_convolutions=Variant("cgcnn", dict(n_blocks=8)),
     cgcnn_18_neighbors=Variant("cgcnn", dict(cutoff=12.0), 18, 12.0),
     cgcnn_sum=Variant("cgcnn", dict(readout="sum")),
+    cgcnn_sum_of_atoms=Variant("cgcnn", dict(readout="linear_sum")),
     periodic_cell_sum=Variant("periodic", dict(copies=False, along=False)),
     periodic_neighbors=Variant("periodic", dict(copies=False)),
     periodic_copies=Variant("periodic", dict(along=False), translations=True),
@@ -57,7 +59,7 @@ CHAINS = dict( # name -> variant, in the order of the table
 BANK = dict(
     roost=Variant("roost", {}),
     cgcnn=Variant("cgcnn", {}),
-    cgcnn_sum=Variant("cgcnn", dict(readout="sum")),
+    cgcnn_sum_of_atoms=Variant("cgcnn", dict(readout="linear_sum")),
     alignn=Variant("alignn", dict(width=64), triplets=12, epochs=20),
     periodic_neighbors=Variant("periodic", dict(copies=False)),
     periodic=Variant("periodic", {}, translations=True),
@@ -69,8 +71,8 @@ def all_jobs() -> list[str]:
     "Names set-variant-seed, the most needed first"
     first = [f"{s}-{v}-0" for v in CHAINS for s in SETS[:4]] + [f"bank-{v}-0" for v in BANK]
     again = [f"bank-{v}-{seed}" for seed in SEEDS[1:] for v in BANK if v != "alignn"]
-    again += [f"{s}-{v}-{seed}" for seed in SEEDS[1:] for v in ("periodic", "periodic_neighbors", "cgcnn", "cgcnn_sum", "periodic_copies", "periodic_cell_sum") for s in SETS[:4]]
-    return first + [f"short_mixed-{v}-0" for v in ("cgcnn", "cgcnn_sum")] + again
+    again += [f"{s}-{v}-{seed}" for seed in SEEDS[1:] for v in ("periodic", "periodic_neighbors", "cgcnn", "cgcnn_sum_of_atoms") for s in SETS[:4]]
+    return first + [f"short_mixed-{v}-0" for v in ("cgcnn", "cgcnn_sum_of_atoms")] + again
 
 
 # the crystals
@@ -101,12 +103,12 @@ def thinned(n: int = 3000, max_atoms: int = 40, seed: int = 0):
 def bank():
     "The crystals of the bank study with all descriptors as columns, computed once"
     from motiflab.crystalset import CrystalSet
-    from motiflab.descriptors import describe
+    from motiflab.descriptors import DescriptorBank
     from motiflab.paths import cache_dir
 
     kept = cache_dir("study") / "probe_bank.parquet"
     crystals = thinned()
-    table = pd.read_parquet(kept) if kept.exists() else describe(crystals, n_jobs=1)
+    table = pd.read_parquet(kept) if kept.exists() else DescriptorBank(n_jobs=1, face_tolerance=1e-5).table(crystals, progress=False)
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(kept)
