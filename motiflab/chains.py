@@ -19,7 +19,7 @@ from .errors import UserError, check_option
 __all__ = ['STEP', 'BOX', 'NEAREST', 'APART', 'CHAIN_SETS', 'single_chain', 'double_chain', 'zigzag_chain', 'armchair_chain',
            'ChainSet', 'make_chains']
 
-# %% ../nbs/32_chains.ipynb #c769ca3d
+# %% ../nbs/32_chains.ipynb #f7f36a42
 STEP, BOX = 3.0, 100.0 # angstrom: longest step in each direction; the cell across the chain
 NEAREST = 0.5 # angstrom; no two atoms come closer
 APART = 30.0 # angstrom; at least so far from the chain in the next cell
@@ -49,17 +49,17 @@ def _whole(make: Callable[[], tuple[np.ndarray, float]]) -> Structure:
     raise UserError("No chain without atoms on each other was found.")
 
 def _strand(n_atoms: int, rng: np.random.Generator) -> np.ndarray: # (n_atoms, 3) angstrom
+    if n_atoms < 1: raise UserError(f"A chain needs at least one atom, not {n_atoms}.")
     atoms: list[np.ndarray] = []
     for _ in range(n_atoms): atoms.append(_next_atom(atoms, rng))
     return np.array(atoms)
 
-# %% ../nbs/32_chains.ipynb #d87f0b84
+# %% ../nbs/32_chains.ipynb #84110a5c
 def single_chain(
     n_atoms: int, # in the period, 1 or more
     rng: np.random.Generator, # where the random numbers come from
 ) -> Structure: # period along x, angstrom
     "A random chain after Gong et al.; `UserError` for a chain without atoms"
-    if n_atoms < 1: raise UserError(f"A chain needs at least one atom, not {n_atoms}.")
     def make():
         places = _strand(n_atoms, rng)
         return places, places[-1, 0]
@@ -70,7 +70,6 @@ def double_chain(
     rng: np.random.Generator, # where the random numbers come from
 ) -> Structure: # 2 n_atoms atoms, period along x, angstrom
     "Two random strands side by side, the second stretched to the period of the first; `UserError` for strands without atoms"
-    if n_atoms < 1: raise UserError(f"A chain needs at least one atom, not {n_atoms}.")
     def make():
         one, two = _strand(n_atoms, rng), _strand(n_atoms, rng)
         a = one[-1, 0]

@@ -111,7 +111,7 @@ def closed_walks(matrix, frac, k, reach):
     for i in range(n): _, place[i, 0], place[i, 1], place[i, 2] = _root(parent, offset, i)
     return place, span, rank, divisor
 
-# %% ../../nbs/graphs/36_periods.ipynb #a2f65d53
+# %% ../../nbs/graphs/36_periods.ipynb #66e31af2
 @compiled
 def _candidates(matrix, shifts):
     "Short vectors (27 m, 4) of the lattice that the translations make finer, and their lengths"
@@ -140,6 +140,7 @@ def _inside(found, span, rank):
             n += 1
     return kept[:n]
 
+# %% ../../nbs/graphs/36_periods.ipynb #06c49449
 @compiled
 def _leads_out(chosen, v):
     "Is the vector v (4,) independent of those chosen (k, 4)?"
@@ -154,6 +155,7 @@ def _alignment(chosen, v):
     for k in range(len(chosen)): total += abs((chosen[k, :3] * v[:3]).sum()) / (chosen[k, 3] * v[3])
     return total
 
+# %% ../../nbs/graphs/36_periods.ipynb #0125b59b
 @compiled
 def nearest_copies(matrix, shifts, span, rank):
     "The shortest independent vectors (rank, 3) to copies of an atom, within the directions (rank, 3); of equally short ones those at the sharpest angles"
