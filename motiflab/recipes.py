@@ -56,9 +56,8 @@ class Recipe:
 _WIDE = dict(n_gaussians=100, gaussian_width=0.5) # the release's expansion of distances
 
 def _near(model: str) -> AtomGraph:
-    "The atom graph of the papers"
-    if model in ("alignn", "roost", "periodic"): return AtomGraph(**MODELS[model].default_atoms)
-    return AtomGraph(neighbors=12, cutoff=8.0) if model in ("cgcnn", "schnet") else AtomGraph(neighbors=None, cutoff=5.0)
+    "The atom graph of the model's paper, or of AMDNet's"
+    return AtomGraph(**(MODELS[model].default_atoms or dict(neighbors=None, cutoff=5.0)))
 
 def _further(model: str) -> AtomGraph:
     "The atom graph of the recipe `cogn`, with the model's own angles, where it reads any"
@@ -69,13 +68,13 @@ def _expansions(model: str) -> dict[str, Any]:
     if model == "roost": return {} # it reads no distances
     if model == "mnet": return _WIDE | dict(cutoff=11.0)
     if model == "amdnet": return _WIDE | dict(cutoff=5.0, motif_options=_WIDE | dict(cutoff=11.0))
-    return _WIDE | dict(cutoff=8.0 if model in ("cgcnn", "schnet", "alignn", "periodic") else 5.0)
+    return _WIDE | dict(cutoff=_near(model).cutoff)
 
 def _deeper(model: str) -> dict[str, Any]:
     "Options for deeper edge networks, where a model has such"
     if model == "megnet": return dict(edge_layers=5, n_blocks=5, state=False, cutoff=8.0)
     if model == "amdnet": return dict(cutoff=8.0, atom_options=dict(edge_layers=5, n_blocks=5, state=False))
-    return dict(n_blocks=5) if model in ("cgcnn", "schnet", "alignn", "roost", "periodic") else dict(edge_layers=5)
+    return dict(edge_layers=5) if model == "mnet" else dict(n_blocks=5)
 
 _SETTINGS = {
     "paper": TrainSettings(epochs=1000, batch_size=64, learning_rate=1e-3, patience=20),
