@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 # %% auto #0
-__all__ = ['PROPERTY', 'NO_CRYSTALS', 'AtlasData', 'atlas_data', 'drawing_of', 'search_kinds', 'check_kind', 'nearest_kinds',
-           'enriched_in', 'place_motifs', 'motif_points', 'coloring_of', 'sizes', 'subscript', 'kind_words']
+__all__ = ['PROPERTY', 'GIVEN', 'NO_CRYSTALS', 'AtlasData', 'atlas_data', 'drawing_of', 'search_kinds', 'check_kind',
+           'nearest_kinds', 'enriched_in', 'place_motifs', 'motif_points', 'coloring_of', 'sizes', 'subscript',
+           'kind_words']
 
 # %% ../nbs/24_atlasdata.ipynb #d4c67fc7
 PROPERTY = "property: " # prefix of the columns that hold averages over crystals
+GIVEN = "given: " # prefix of the columns that a person added
 
 def _properties(crystals: Any) -> pd.DataFrame: # index of crystal ids
     "The columns of a crystal set that can be averaged: real numbers, the first of several with one name"
@@ -71,6 +73,18 @@ def _count_kinds(frame: pd.DataFrame, rows: pd.DataFrame, model: Any) -> pd.Data
     return frame.rename(columns=dict(counts="count"))
 
 # %% ../nbs/24_atlasdata.ipynb #3e071d08
+def _given_columns(columns: Any, kinds: pd.Index) -> pd.DataFrame: # columns of floats with text as names
+    "Numbers by kind that a person added; `UserError` for what is not that"
+    frame = columns.rename("value" if columns.name is None else columns.name).to_frame() if isinstance(columns, pd.Series) else columns
+    if not isinstance(frame, pd.DataFrame) or not frame.shape[1]: raise UserError("Columns for the map are a Series or a DataFrame of numbers whose index holds motif kinds such as 'Zn|T:4'.")
+    twice = frame.index[frame.index.duplicated()]
+    if len(twice): raise UserError(f"The columns for the map have several rows of the kind {twice[0]!r}: keep one.")
+    words = [c for c, t in zip(frame.columns, frame.dtypes) if not pd.api.types.is_numeric_dtype(t) or pd.api.types.is_complex_dtype(t)]
+    if words: raise UserError(f"The column {str(words[0])!r} for the map holds no numbers: drop it or convert it.")
+    if not frame.index.isin(kinds).any():
+        raise UserError("None of the columns' kinds is on this map" + (f": they are such as {str(frame.index[0])[:40]!r}, on the map there is {kinds[0]!r}." if len(frame) else ", for they have no rows."))
+    return frame.astype(float).set_axis(list(map(str, frame.columns)), axis=1)
+
 @dataclass
 class AtlasData:
     "All that the atlas shows; made by `atlas_data`"
@@ -110,11 +124,21 @@ class AtlasData:
         "By what the map can be coloured"
         fixed = {"geometry": "symbol", "element": "element", "group": "group", "period": "period", "block": "block", "cluster": "cluster"}
         if self.kinds.csm.notna().any(): fixed["distortion (csm)"] = "csm"
-        for column in self.kinds.columns[self.kinds.columns.str.startswith(PROPERTY)]:
-            name = column.removeprefix(PROPERTY)
-            while name in fixed: name += " (property)" # a column called group does not take the place of the periodic table's
-            fixed[name] = column
+        for prefix, own in ((PROPERTY, " (property)"), (GIVEN, " (added)")):
+            for column in self.kinds.columns[self.kinds.columns.str.startswith(prefix)]:
+                name = column.removeprefix(prefix)
+                while name in fixed: name += own # a column called group does not take the place of the periodic table's
+                fixed[name] = column
         return fixed
+
+    def add_columns(self,
+        columns: pd.Series | pd.DataFrame, # numbers, index kind; kinds that are not on the map are left out
+    ) -> list[str]: # names by which the map can now be coloured
+        "Put numbers of one's own beside each kind; `UserError` for what is not numbers by kind"
+        frame = _given_columns(columns, self.kinds.index)
+        for name in frame: self.kinds[GIVEN + name] = frame[name].reindex(self.kinds.index).to_numpy(float)
+        by_column = {column: name for name, column in self.color_options.items()}
+        return [by_column[GIVEN + name] for name in frame]
 
 # %% ../nbs/24_atlasdata.ipynb #8536d08f
 def _check_input(table: MotifTable | None, vectors: Any, crystals: Any) -> pd.DataFrame:
@@ -312,6 +336,10 @@ def coloring_of(
     "The colouring of the map; `UserError` names the near miss of an unknown `by`"
     column = data.color_options[check_option("color_by", by, data.color_options)]
     frame = data.kinds if points is None else points
+    if column.startswith(GIVEN):
+        values = data.kinds[column]
+        own = color_column(values, column, by, signed=bool(values.min() < 0 < values.max()))
+        return own if points is None else replace(own, colors=points.kind.map(dict(zip(data.kinds.index, own.colors))).tolist())
     if column not in frame: return color_column(pd.Series(np.nan, frame.index), by)
     return color_column(frame[column], column, by, frame["count"] if points is None else None)
 

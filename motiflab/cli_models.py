@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from motiflab.targets import Split, Targets
 
 # %% auto #0
-__all__ = ['Data', 'Target', 'ModelName', 'RunOut', 'Task', 'Threshold', 'RecipeName', 'Epochs', 'BatchSize', 'LearningRate',
-           'Patience', 'SplitColumn', 'Members', 'GoOn', 'AModel', 'Predictions', 'train', 'predict', 'models']
+__all__ = ['Data', 'Target', 'ModelName', 'Descriptors', 'RunOut', 'Task', 'Threshold', 'RecipeName', 'Epochs', 'BatchSize',
+           'LearningRate', 'Patience', 'SplitColumn', 'Members', 'GoOn', 'AModel', 'Predictions', 'train', 'predict',
+           'models']
 
 # %% ../nbs/62_cli_models.ipynb #22b0a744
 Data = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals with their properties: any INPUT of `motiflab predict`; may be repeated.", show_default=False)]
 Target = Annotated[list[str], typer.Option("--target", "-t", metavar="COLUMN", help="Property to learn; repeat it to learn several at once, values may be missing.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet, schnet, alignn or roost.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet, schnet, alignn, roost or periodic; with de- before it, descriptors stand beside the graph.")]
+Descriptors = Annotated[Optional[list[str]], typer.Option("--descriptors", metavar="WHAT", help="What a de- model reads beside the graph: bank (when left out), composition, motifs, motif2vec, or a column of numbers; may be repeated.", show_default=False)]
 RunOut = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder to write into, made if missing.", show_default=False)]
 Task = Annotated[Optional[str], typer.Option(help="regression or classification; guessed from the column when left out.", show_default=False)]
 Threshold = Annotated[Optional[float], typer.Option(metavar="X", help="Learn whether COLUMN is above X: 0.2 for metal or not from a band gap in eV.", show_default=False)]
@@ -112,15 +114,16 @@ def _trained(chosen: Any, crystals: CrystalSet, targets: Targets, split: Split, 
 def train(
     data: Data, target: Target, out: RunOut, model: ModelName = "amdnet", task: Task = None, threshold: Threshold = None, recipe: RecipeName = "paper",
     epochs: Epochs = None, batch_size: BatchSize = None, learning_rate: LearningRate = None, patience: Patience = None, split: SplitColumn = None,
-    ensemble: Members = 1, resume: GoOn = False, seed: Seed = 0, jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
+    descriptors: Descriptors = None, ensemble: Members = 1, resume: GoOn = False, seed: Seed = 0, jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
 ) -> None:
     "Train a model on a property of crystals.\n\nWrites RUN/weights.safetensors, model.json, history.csv, predictions.csv, skipped.csv and figures.html. A run that was stopped goes on with --resume."
     from motiflab.crystals import read_crystals
+    from motiflab.descriptors.blocks import named_descriptors
     from motiflab.recipes import recipe as named_recipe
     from motiflab.targets import TASKS, read_targets
 
     changed = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience)
-    chosen = named_recipe(recipe, model, seed=seed, **{k: v for k, v in changed.items() if v is not None})
+    chosen = named_recipe(recipe, model, named_descriptors(descriptors), seed=seed, **{k: v for k, v in changed.items() if v is not None})
     if task is not None: check_option("task", task, TASKS)
     folder = _run_folder(out, resume)
     with plain_warnings():
@@ -132,8 +135,10 @@ def train(
 
 def _report(found: Run | Ensemble, folder: Path) -> None:
     "What was learned, what was left out, what to do next"
+    from motiflab.crystalset import NOTES
+
     _show_scores(found)
-    left = found.skipped[found.skipped.stage != "motifs"]
+    left = found.skipped[~found.skipped["stage"].isin(NOTES)]
     show_skipped(left)
     print(f"Look: {folder / 'figures.html'}\nNext: motiflab predict {folder} INPUT -o predictions.csv")
     print(f"{_first_score(found)}; {counted(len(left), 'crystal')} skipped; written to {folder}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Out', 'Dask', 'ShardSize', 'Centers', 'Ligands', 'TimeLimit', 'VECTORS', 'ENOUGH_KINDS', 'Folder', 'Html', 'Method',
-           'Vectors', 'extract', 'atlas']
+           'Columns', 'Vectors', 'extract', 'atlas']
 
 # %% ../nbs/61_cli_motifs.ipynb #defe2ce0
 def _motif_folder(
@@ -157,6 +157,7 @@ def _vectors(
 Folder = Annotated[Optional[Path], typer.Argument(metavar="[OUT]", help="Folder that `motiflab extract` wrote; left out, the map of the Materials Project's oxides.", show_default=False)]
 Html = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")]
 Method = Annotated[str, typer.Option(help="How kinds are laid out: tsne, umap or pca.")]
+Columns = Annotated[Optional[Path], typer.Option("--columns", metavar="FILE", help="CSV with a column `kind` (such as Zn|T:4) and columns of numbers by which the map can be coloured.", show_default=False)]
 Vectors = Annotated[str, typer.Option(help="Vectors from these crystals (fit), from the Materials Project's oxides (shipped), or fit where there is enough (auto).")]
 
 # %% ../nbs/61_cli_motifs.ipynb #b7b3cdb1
@@ -174,23 +175,35 @@ def _load(folder: Path) -> tuple[MotifTable, CrystalSet | None]: # the crystals 
     if lost: raise UserError(f"{crystals} lacks {counted(len(lost), 'crystal')} of the tables: run `motiflab extract INPUT -o {folder} --resume` again, or remove the file for an atlas without drawings.")
     return table, kept
 
-def _write_map(path: Path, table: MotifTable | None, model: Motif2Vec, crystals: CrystalSet | None, method: str, seed: int) -> None:
+def _columns(path: Path) -> pd.DataFrame: # index kind
+    "Columns of numbers to colour a map by; `UserError` for a file that holds none"
+    import pandas as pd
+
+    try: frame = pd.read_csv(path)
+    except (OSError, ValueError) as error: raise UserError(f"{path} cannot be read as a CSV file of columns ({' '.join(str(error).split())}).") from error
+    if "kind" not in frame or frame.shape[1] < 2: raise UserError(f"{path} needs a column `kind` with motif kinds such as Zn|T:4, and columns of numbers beside it; it has {', '.join(map(str, frame.columns))}.")
+    return frame.set_index("kind")
+
+def _write_map(path: Path, table: MotifTable | None, model: Motif2Vec, crystals: CrystalSet | None, method: str, seed: int, columns: pd.DataFrame | None = None) -> None:
     "The atlas as one file, its folder made where it is missing"
     from motiflab.atlasdata import atlas_data
     from motiflab.html import write_atlas
 
-    write_atlas(atlas_data(table, model, crystals, projection=method, seed=seed), path, progress=crystals is not None)
+    data = atlas_data(table, model, crystals, projection=method, seed=seed)
+    if columns is not None: data.add_columns(columns)
+    write_atlas(data, path, progress=crystals is not None)
 
 @app.command(rich_help_panel="Motifs")
-def atlas(folder: Folder = None, out: Html = Path("atlas.html"), method: Method = "tsne", vectors: Vectors = "auto", seed: Seed = 0) -> None:
+def atlas(folder: Folder = None, out: Html = Path("atlas.html"), method: Method = "tsne", vectors: Vectors = "auto", seed: Seed = 0, columns: Columns = None) -> None:
     "Write the map of motif kinds as one self-contained file.\n\nOpen it in any browser; it needs no network."
     from motiflab.maps import METHODS
 
     check_option("method", method, METHODS)
     check_option("vectors", vectors, VECTORS)
     writable_file(out, "atlas.html")
+    numbers = None if columns is None else _columns(columns)
     table, crystals = _load(folder) if folder else (None, None)
     model = _vectors(table, vectors, seed)
-    _write_map(out, table, model, crystals, method, seed)
+    _write_map(out, table, model, crystals, method, seed, numbers)
     print(f"{out}: {counted(len(model.vectors_), 'kind')} from {counted(model.n_crystals_, 'crystal')}"
           + (f"; {_numbers(_totals(table))}" if table is not None else ""))

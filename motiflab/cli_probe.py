@@ -85,13 +85,15 @@ def probe(
 
 def _report(result: ProbeResult, out: Path) -> None:
     "Write everything and say it in short; `UserError` where nothing was scored"
+    from motiflab.crystalset import NOTES
+
     scored = result.table["n_crystals"] > 0
     if not scored.any(): raise UserError(f"No target could be scored; of {result.table.index[0]} it is said: {result.table['note'].iloc[0]}")
     _write(result, out)
     _show_result(result)
     show_skipped(result.skipped)
     lost, known = int((~scored).sum()), {*result.table.index}
-    crystals = result.skipped[~result.skipped["stage"].isin(["targets", "probe", "descriptors", "motifs"]) & ~result.skipped["id"].isin(known)]["id"].nunique()
+    crystals = result.skipped[~result.skipped["stage"].isin(["targets", "probe", *NOTES]) & ~result.skipped["id"].isin(known)]["id"].nunique()
     print(f"Look: {_beside(out, '.html')}")
     print(f"{result.facts['model']}: {counted(int(scored.sum()), 'target')} on {counted(result.facts['test'], 'test crystal')}" + (f"; {counted(lost, 'target')} not scored" if lost else "")
           + f"; {counted(crystals, 'crystal')} skipped; written to {out}")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['NOTHING', 'MAX_LEGEND', 'BLOCK_COLORS', 'SCALE', 'Coloring', 'coordination', 'geometry_color', 'periodic',
+__all__ = ['NOTHING', 'MAX_LEGEND', 'BLOCK_COLORS', 'SCALE', 'SIGNED', 'Coloring', 'coordination', 'geometry_color', 'periodic',
            'element_colors', 'scale_colors', 'color_column']
 
 # %% ../nbs/23_colorings.ipynb #61b6b19a
@@ -26,7 +26,8 @@ class Coloring:
     colors: list[str] = field(default_factory=list) # `#rrggbb`, one a point
     legend: list[tuple[str, str, int]] = field(default_factory=list) # (label, colour, how many points), most frequent first; empty on a scale
     labels: list[str] = field(default_factory=list) # the label of each point; empty on a scale
-    scale: tuple[float, float] | None = None # the numbers at the ends of `SCALE`, for a column of numbers
+    scale: tuple[float, float] | None = None # the numbers at the ends of `ramp`, for a column of numbers
+    ramp: list[str] = field(default_factory=lambda: SCALE) # colours of the scale, from its lower to its upper end
 
 # %% ../nbs/23_colorings.ipynb #9eefe9a9
 _COMMON = {"O:6": "#2f7fd1", "T:4": "#f28e2b", "S:5": "#2e9e4f", "S:1": "#dd2c2f", "T:5": "#a5dc5b", "TL:3": "#8a5a44", "ST:7": "#12b5a3",
@@ -82,18 +83,27 @@ def _wheel(labels: list[str]) -> dict[str, str]:
 
 # %% ../nbs/23_colorings.ipynb #d5f459f2
 SCALE = ["#440154", "#443a83", "#31688e", "#21908c", "#35b779", "#8fd744", "#e3d018"]
+SIGNED = ["#1f5fb4", "#5b93d3", "#a9c4e2", "#e2e3e6", "#eab49b", "#dd7448", "#b3261e"]
+
+def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]: # of known values
+    "The numbers at the ends of a scale"
+    if not len(values): return (-1.0, 1.0) if signed else (0.0, 1.0)
+    if not signed: return tuple(float(v) for v in np.percentile(values, [2, 98]))
+    most = float(np.percentile(np.abs(values), 98)) or 1.0
+    return -most, most
 
 def scale_colors(
     values: np.ndarray, # (n,) numbers, NaN where unknown
+    signed: bool = False, # is zero the middle of the scale (`SIGNED`), or is it `SCALE` from least to most?
 ) -> tuple[list[str], tuple[float, float]]: # colours, and the numbers at the ends of the scale
     "A colour a number, between the 2nd and the 98th percentile; grey for NaN"
     values = np.asarray(values, float)
-    known = np.isfinite(values)
-    low, high = np.percentile(values[known], [2, 98]) if known.any() else (0.0, 1.0)
-    place = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-12), 0, 1) * (len(SCALE) - 1)
-    stops = np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in SCALE], float)
-    rgb = np.stack([np.interp(place, range(len(SCALE)), stops[:, k]) for k in range(3)], 1).round().astype(int)
-    return ["#%02x%02x%02x" % tuple(c) if k else NOTHING for c, k in zip(rgb, known)], (float(low), float(high))
+    known, ramp = np.isfinite(values), SIGNED if signed else SCALE
+    low, high = _limits(values[known], signed)
+    place = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-12), 0, 1) * (len(ramp) - 1)
+    stops = np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in ramp], float)
+    rgb = np.stack([np.interp(place, range(len(ramp)), stops[:, k]) for k in range(3)], 1).round().astype(int)
+    return ["#%02x%02x%02x" % tuple(c) if k else NOTHING for c, k in zip(rgb, known)], (low, high)
 
 # %% ../nbs/23_colorings.ipynb #48ccd54a
 def _palette(by: str, labels: list[str]) -> dict[str, str]:
@@ -108,11 +118,12 @@ def color_column(
     by: str, # what it is: symbol (ChemEnv), element, group, block, cluster, or any other name
     title: str | None = None, # title of the legend, else `by`
     weight: pd.Series | None = None, # how much a point counts when the most frequent categories are chosen
+    signed: bool = False, # of numbers: is zero the middle of the scale?
 ) -> Coloring:
     "Colours and legend of a column; numbers that are not labels are put on a scale"
     if by != "cluster" and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        colors, ends = scale_colors(column.to_numpy(float))
-        return Coloring(title or by, colors, scale=ends)
+        colors, ends = scale_colors(column.to_numpy(float), signed)
+        return Coloring(title or by, colors, scale=ends, ramp=SIGNED if signed else SCALE)
     labels = column.astype(str)
     count = labels.value_counts()
     order = count if weight is None else weight.groupby(labels.to_numpy()).sum().sort_values(ascending=False)

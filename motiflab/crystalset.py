@@ -16,8 +16,8 @@ from pymatgen.core import Element, Structure
 from .errors import UserError, near_miss
 
 # %% auto #0
-__all__ = ['SKIPPED_COLUMNS', 'plain_text', 'plain_name', 'unique_ids', 'closest_atoms', 'close_pair_sentence', 'too_close',
-           'CrystalSet']
+__all__ = ['SKIPPED_COLUMNS', 'NOTES', 'plain_text', 'plain_name', 'unique_ids', 'closest_atoms', 'close_pair_sentence',
+           'too_close', 'CrystalSet']
 
 # %% ../nbs/02_crystalset.ipynb #89518a19
 def _is_int(value: Any) -> bool: # of 64 bits, which is what a column of integers holds
@@ -194,6 +194,7 @@ class _Choosing:
 
 # %% ../nbs/02_crystalset.ipynb #657be3a3
 SKIPPED_COLUMNS = ["id", "stage", "reason"] # of every table of skipped crystals
+NOTES = ("motifs", "descriptors") # stages whose rows say what is missing of crystals that are still there
 
 def _skipped_frame(rows: pd.DataFrame | Sequence[dict] | None) -> pd.DataFrame:
     "A table of skipped crystals with just the columns `id`, `stage`, `reason`"

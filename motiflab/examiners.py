@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .baselines import CompositionForest, composition_statistics
-from .crystalset import SKIPPED_COLUMNS, CrystalSet
+from .crystalset import NOTES, SKIPPED_COLUMNS, CrystalSet
 from .embeddings import READERS, Embedding, encoded, read_off
 from .errors import UserError, check_option
 from .targets import Split, TargetInfo, Targets
@@ -104,7 +104,7 @@ class NetworkExaminee(Examinee):
         how: Training = Training(),
     ):
         self.name, self.build, self.graphs, self.settings, self.how = name, build, graphs, settings, how
-        self.ids, self.skipped = list(graphs.ids), graphs.skipped[graphs.skipped["stage"] != "motifs"]
+        self.ids, self.skipped = list(graphs.ids), graphs.skipped[~graphs.skipped["stage"].isin(NOTES)]
 
     def _graphs(self, ids: Sequence) -> Any:
         "The graphs of some crystals"
@@ -217,7 +217,7 @@ def examinee(
     if isinstance(model, (Run, Ensemble)):
         vectors, skipped = encoded(model, crystals, how.n_jobs)
         found = EmbeddingExaminee(vectors, crystals, readers)
-        known = skipped[skipped["stage"] != "motifs"]
+        known = skipped[~skipped["stage"].isin(NOTES)]
         found.skipped = pd.concat([known, found.skipped[~found.skipped["id"].isin(known["id"])]], ignore_index=True)
         return found
     return EmbeddingExaminee(model, crystals, readers) if isinstance(model, Embedding) else network_examinee(model, crystals, how)

@@ -243,7 +243,7 @@ class _Answers:
 class Atlas(_State, _Answers, _Selecting):
     """An explorable map of motif kinds; the last line of a cell shows it.
 
-    In Python: `show`, `find`, `selected`, `selected_motifs`, `enriched`, `state`, `restore`, `to_html`. `UserError` for wrong input."""
+    In Python: `show`, `find`, `selected`, `selected_motifs`, `enriched`, `add_columns`, `state`, `restore`, `to_html`. `UserError` for wrong input."""
     def __init__(self,
         table: MotifTable | None, # motifs to explore, or None: what the vectors know
         vectors: Any, # a fitted Motif2Vec (`Motif2Vec.shipped()`), or a DataFrame of vectors, index kind
@@ -275,6 +275,16 @@ class Atlas(_State, _Answers, _Selecting):
         "Search, as the box does: matches stay bright"
         self._controls.find.value = query
         return self.data.kinds.index[search_kinds(self.data, query)].tolist()
+
+    def add_columns(self,
+        columns: pd.Series | pd.DataFrame, # numbers, index kind, such as `MotifContributions.by_kind()`
+    ) -> Atlas: # itself, coloured by the first of them
+        "Let the map be coloured by numbers of one's own; `UserError` for what is not numbers by kind"
+        names, own = self.data.add_columns(columns), self._controls.color
+        own.options = list(self.data.color_options)
+        own.value = names[0]
+        self._paint()
+        return self
 
     def to_html(self,
         path: str | Path, # the file to write

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from .atlasdata import AtlasData, coloring_of, drawing_of, nearest_kinds, sizes
-from .colorings import SCALE
 from .enrichment import CONNECTIONS
 from .errors import UserError
 from .paths import whole_or_not_at_all
@@ -99,7 +98,7 @@ def _page_colorings(data: AtlasData) -> dict[str, dict]:
         c = coloring_of(data, by)
         palette = sorted(set(c.colors))
         index = {color: i for i, color in enumerate(palette)}
-        out[by] = dict(palette=palette, color=[index[x] for x in c.colors], legend=c.legend, scale=c.scale,
+        out[by] = dict(palette=palette, color=[index[x] for x in c.colors], legend=c.legend, scale=c.scale, ramp=c.ramp,
                        label=[[l[0] for l in c.legend].index(x) for x in c.labels])
     return out
 
@@ -120,7 +119,7 @@ def page_data(
                  crystals=k.crystals.tolist(), here=k.here.tolist(), x=k.x.round(3).tolist(), y=k.y.round(3).tolist(), size=sizes(k["count"]).round(1).tolist(),
                  examples=[[where[i] for i in picked.get(kind, [])] for kind in k.index], held=[len(data.examples.get(kind, [])) for kind in k.index],
                  near=[[[data.position[o], round(float(s), 3)] for o, s in n.items()] for n in near])
-    return dict(kinds=kinds, colorings=_page_colorings(data), colors=list(data.color_options), evidence=_evidence(data), formulas=_formula_kinds(data), scale=SCALE,
+    return dict(kinds=kinds, colorings=_page_colorings(data), colors=list(data.color_options), evidence=_evidence(data), formulas=_formula_kinds(data),
                 loaded=data.crystals is not None), drawings
 
 # %% ../nbs/26_html.ipynb #fb3c2538

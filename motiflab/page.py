@@ -178,7 +178,7 @@ function drawLegend() {
   box.replaceChildren();
   if (c.scale) {
     const ramp = make("span", undefined, "ramp"), number = v => Number(v.toPrecision(3)).toString();
-    ramp.style.background = "linear-gradient(90deg," + data.scale.join(",") + ")";
+    ramp.style.background = "linear-gradient(90deg," + c.ramp.join(",") + ")";
     return box.append(make("span", number(c.scale[0]), "ends"), ramp, make("span", number(c.scale[1]), "ends"), make("span", state.color, "ends"));
   }
   for (const [label, color] of c.legend) {

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .atlasdata import NO_CRYSTALS, AtlasData, coloring_of, drawing_of, kind_words, motif_points, nearest_kinds, sizes, subscript
-from .colorings import SCALE, Coloring
+from .colorings import Coloring
 
 # %% auto #0
 __all__ = ['STYLE', 'quiet_figure', 'MapPanel', 'CrystalPanel', 'enrichment_html']
@@ -44,7 +44,7 @@ def _legend_html(coloring: Coloring, names: dict[str, str]) -> str:
     "The legend of the map; labels escaped"
     if coloring.scale:
         low, high = (f"{v:.3g}" for v in coloring.scale)
-        return f'<div class="legend"><span>{low}<b style="background:linear-gradient(90deg,{",".join(SCALE)})"></b>{high} &nbsp; {escape(coloring.title)}</span></div>'
+        return f'<div class="legend"><span>{low}<b style="background:linear-gradient(90deg,{",".join(coloring.ramp)})"></b>{high} &nbsp; {escape(coloring.title)}</span></div>'
     entries = (f'<span><i style="background:{color}"></i>{escape(label)} {escape(names.get(label, ""))}</span>' for label, color, _ in coloring.legend)
     return f'<div class="legend">{"".join(entries)}</div>'
 

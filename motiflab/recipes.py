@@ -10,7 +10,8 @@ from typing import Any, Mapping
 
 from torch import nn
 
-from .errors import check_option
+from .descriptors import DescriptorSettings
+from .errors import UserError, check_option
 from .graphs import AtomGraph, GraphSettings, MotifGraph
 from .models import MODELS
 from .settings import LOSSES, TrainSettings
@@ -35,7 +36,8 @@ class Recipe:
         seed: int | None = None, # of the first weights; None takes the settings'
     ) -> nn.Module:
         "The model with new weights"
-        return seeded_model(self.model, targets, self.settings.seed if seed is None else seed, **self.options)
+        told = {} if self.graphs.descriptors is None else dict(n_descriptors=len(self.graphs.descriptors.names))
+        return seeded_model(self.model, targets, self.settings.seed if seed is None else seed, **told | dict(self.options))
 
     def settings_for(self,
         targets: TargetInfo, # to be learned
@@ -65,6 +67,7 @@ def _further(model: str) -> AtomGraph:
 
 def _expansions(model: str) -> dict[str, Any]:
     "Options that expand distances as the release does"
+    model = model.removeprefix("de-")
     if model == "roost": return {} # it reads no distances
     if model == "mnet": return _WIDE | dict(cutoff=11.0)
     if model == "amdnet": return _WIDE | dict(cutoff=5.0, motif_options=_WIDE | dict(cutoff=11.0))
@@ -72,6 +75,7 @@ def _expansions(model: str) -> dict[str, Any]:
 
 def _deeper(model: str) -> dict[str, Any]:
     "Options for deeper edge networks, where a model has such"
+    model = model.removeprefix("de-")
     if model == "megnet": return dict(edge_layers=5, n_blocks=5, state=False, cutoff=8.0)
     if model == "amdnet": return dict(cutoff=8.0, atom_options=dict(edge_layers=5, n_blocks=5, state=False))
     return dict(edge_layers=5) if model == "mnet" else dict(n_blocks=5)
@@ -85,9 +89,16 @@ _SETTINGS = {
 }
 RECIPES = tuple(_SETTINGS)
 
+def _beside(model: str, descriptors: DescriptorSettings | None) -> DescriptorSettings | None:
+    "What stands beside the graph; `UserError` where the model would not read it"
+    if MODELS[model].takes_descriptors: return descriptors or DescriptorSettings()
+    if descriptors is not None: raise UserError(f"{model} reads no descriptors: its companion that does is called 'de-{model}'.")
+    return None
+
 def recipe(
     name: str, # one of `RECIPES`
     model: str = "amdnet", # as `motiflab.models.build_model` knows it
+    descriptors: DescriptorSettings | None = None, # what models called `de-...` read beside the graph; None is the bank
     **settings: Any, # training settings that are to be otherwise
 ) -> Recipe:
     "A named recipe for a model; `UserError` with the near miss for an unknown name"
@@ -96,5 +107,5 @@ def recipe(
     atoms = _further(model) if name == "cogn" else _near(model)
     motifs = MotifGraph(cutoff=11.0 if name == "release" else None) if MODELS[model].takes_motifs else None
     options = _expansions(model) if name == "release" else _deeper(model) if name == "cogn" else {}
-    found = Recipe(name, model, GraphSettings(atoms, motifs, MODELS[model].takes_periods), options, _SETTINGS[name])
+    found = Recipe(name, model, GraphSettings(atoms, motifs, MODELS[model].takes_periods, _beside(model, descriptors)), options, _SETTINGS[name])
     return found.but(**settings)

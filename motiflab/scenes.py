@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -85,6 +85,7 @@ def _add_ligands(structure: Structure, drawn: dict, keys: list[tuple], spheres: 
 def crystal_scene(
     structure: Structure, # the crystal
     motifs: pd.DataFrame, # its rows of `MotifTable.motifs` (site, element, symbol, ligands); none: atoms and cell only
+    names: Sequence[str] | None = None, # what each row's polyhedra are called; None: their kind
 ) -> Scene: # crystal-toolkit's scene: atoms, bonds, polyhedra, unit_cell
     "Describe a crystal and the polyhedra of its motifs by crystal-toolkit's primitives"
     from crystal_toolkit.core.scene import Convex, Cylinders
@@ -96,7 +97,7 @@ def crystal_scene(
         _add_ligands(plain, drawn, ligands, parts["atoms"])
         ends, middle, color = [drawn[l].positions[0] for l in ligands], drawn[centre].positions[0], drawn[centre].color
         parts["bonds"] += [Cylinders(positionPairs=[[middle, end]], color=color, radius=0.08) for end in ends]
-        kind = f"{motifs.element.iloc[row]}|{motifs.symbol.iloc[row]}"
+        kind = f"{motifs.element.iloc[row]}|{motifs.symbol.iloc[row]}" if names is None else names[row]
         if len(ends) > 2: parts["polyhedra"].append(Convex(positions=ends, color=color, reference=kind))
     return scene
 
@@ -174,12 +175,13 @@ def draw_crystal(
     structure: Structure, # the crystal
     motifs: pd.DataFrame, # its rows of `MotifTable.motifs`
     id: Any = "", # how the crystal is called
+    names: Sequence[str] | None = None, # keys of `faces` and `edges`, one a row of `motifs`; None: their kind
 ) -> Drawing:
     "Make a crystal and its motifs small enough to send by the hundred"
-    parts = {part.name: part.contents for part in crystal_scene(structure, motifs).contents}
+    parts = {part.name: part.contents for part in crystal_scene(structure, motifs, names).contents}
     own = _elements(structure)
-    names = [own[s._meta[0]["atom_idx"][0]] for s in parts["atoms"]]
-    look = {name: sphere for name, sphere in zip(names, parts["atoms"])}
+    each = [own[s._meta[0]["atom_idx"][0]] for s in parts["atoms"]]
+    look = {element: sphere for element, sphere in zip(each, parts["atoms"])}
     elements = sorted(look)
     xyz = np.array([s.positions[0] for s in parts["atoms"]])
     pairs = np.array([c.positionPairs[0] for c in parts["bonds"]]).reshape(-1, 3)
@@ -187,7 +189,7 @@ def draw_crystal(
     faces, edges = _polyhedra(parts, xyz)
     middle = structure.lattice.get_cartesian_coords([0.5] * 3)
     return Drawing(id, structure.composition.reduced_formula, elements, [look[e].color for e in elements], [look[e].radius for e in elements],
-                   np.round(xyz - middle, 2).ravel().tolist(), [elements.index(n) for n in names], bonds.ravel().tolist(),
+                   np.round(xyz - middle, 2).ravel().tolist(), [elements.index(e) for e in each], bonds.ravel().tolist(),
                    faces, edges, np.round(structure.lattice.matrix, 3).ravel().tolist())
 
 # %% ../nbs/21_scenes.ipynb #59e48118
@@ -231,10 +233,10 @@ def _cell_trace(drawing: Drawing) -> dict:
 def _darker(color: str, by: float = 0.6) -> str: # `#rrggbb`
     return "#" + "".join(f"{int(int(color[i:i + 2], 16) * by):02x}" for i in (1, 3, 5))
 
-def _solid_traces(drawing: Drawing, kind: str, chosen: bool, xyz: np.ndarray) -> list[dict]:
+def _solid_traces(drawing: Drawing, kind: str, chosen: bool, xyz: np.ndarray, color: str | None = None) -> list[dict]:
     "The polyhedra of one kind: faces and edges; the chosen kind solid, others faint"
     i, j, k = np.array(drawing.faces[kind], int).reshape(-1, 3).T
-    color = drawing.colors[drawing.elements.index(kind.split("|")[0])]
+    color = color or drawing.colors[drawing.elements.index(kind.split("|")[0])]
     x, y, z = xyz.T
     solid = dict(type="mesh3d", x=x, y=y, z=z, i=i, j=j, k=k, color=color, opacity=0.62 if chosen else 0.16, name=escape(kind), flatshading=True,
                  hoverinfo="name", showlegend=False, lighting=dict(ambient=0.7, diffuse=0.6, specular=0.1))
@@ -244,11 +246,12 @@ def _solid_traces(drawing: Drawing, kind: str, chosen: bool, xyz: np.ndarray) ->
 def crystal_traces(
     drawing: Drawing, # what `draw_crystal` made
     kind: str | None = None, # the motif kind to show solid; others stay faint (none: all solid)
+    colors: Mapping[str, str] | None = None, # key of `drawing.faces` -> `#rrggbb`; None: the colours of the elements
 ) -> list[dict]: # plotly traces as dicts
     "Plotly's traces of a drawing: spheres, bonds, polyhedra and cell"
     xyz = np.array(drawing.xyz, float).reshape(-1, 3)
     bonds = _line_trace(xyz[np.array(drawing.bonds, int).reshape(-1, 2)], "#9aa4b0", 5, "bonds")
-    solids = [t for k in drawing.faces for t in _solid_traces(drawing, k, kind in (None, k), xyz)]
+    solids = [t for k in drawing.faces for t in _solid_traces(drawing, k, kind in (None, k), xyz, (colors or {}).get(k))]
     return [_ball_trace(drawing, e, xyz) for e in range(len(drawing.elements))] + [bonds, *solids, _cell_trace(drawing)]
 
 # %% ../nbs/21_scenes.ipynb #3e824ca5

@@ -5,6 +5,7 @@
 # %% ../nbs/53_training.ipynb #03e41224
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .descriptors import DescriptorSettings
 from .errors import UserError
 from .fitting import CHECKPOINT, FitData, Keeping, Progress, enough_memory, fit, read_checkpoint, signature
 from .graphs.packed import GraphSet
@@ -24,7 +26,8 @@ from .targets import Normaliser, Split, TargetInfo, Targets, match_rows, read_ta
 _all_ = ["TrainSettings", "read_targets", "split_by_seed", "split_by_column", "load_run"]
 
 # %% auto #0
-__all__ = ['seeded_model', 'train', 'fit_data', 'TrainSettings', 'read_targets', 'split_by_seed', 'split_by_column', 'load_run']
+__all__ = ['seeded_model', 'check_leakage', 'train', 'fit_data', 'TrainSettings', 'read_targets', 'split_by_seed',
+           'split_by_column', 'load_run']
 
 # %% ../nbs/53_training.ipynb #b93d2fdb
 def seeded_model(
@@ -40,13 +43,47 @@ def seeded_model(
         torch.manual_seed(seed)
         return build_model(name, n_outputs=targets.n_outputs, **options)
 
-def _checked(model: nn.Module, data: FitData) -> nn.Module:
-    "The model; `UserError` where it has not as many outputs as the targets need"
+def _told(name: str, graphs: GraphSet) -> dict[str, int]: # options
+    "How many descriptors a model of this name will meet"
+    from motiflab.models import MODELS
+
+    if name not in MODELS or not MODELS[name].takes_descriptors or "descriptor" not in graphs.arrays: return {}
+    return dict(n_descriptors=graphs.arrays["descriptor"].shape[1])
+
+# %% ../nbs/53_training.ipynb #cd47548d
+_SAME = 1 - 1e-9 # correlation from which two columns are one
+
+def check_leakage(
+    graphs: GraphSet, # of training crystals, with descriptors
+    targets: Targets, # of the same crystals
+) -> None:
+    "`UserError` that names the descriptor which is the target"
+    if "descriptor" not in graphs.arrays: return
+    names = DescriptorSettings.from_dict(graphs.settings["descriptors"]).names
+    for name in targets.names:
+        if name in names: raise UserError(f"The target {name!r} is among the descriptors: leave it out of them, or learn something else.")
+    if targets.task == "classification": return
+    told = graphs.arrays["descriptor"].double().cpu().numpy()
+    for (k, name), (d, column) in product(enumerate(targets.names), enumerate(names)):
+        both = np.isfinite(told[:, d]) & np.isfinite(targets.values[:, k])
+        x, y = told[both, d], targets.values[both, k].astype(float)
+        if len(x) < 3 or not x.std() or not y.std(): continue
+        if abs(np.corrcoef(x, y)[0, 1]) > _SAME: raise UserError(f"The descriptor {column!r} is the target {name!r} but for its scale: leave it out of the descriptors.")
+
+def _check_outputs(model: nn.Module, data: FitData) -> None:
+    "`UserError` where a model has not as many outputs as the targets need"
     loss_name(None, data.targets.task)
     n = network_outputs(model, data.graphs.subset(data.split.train[:2])).shape[1]
     if n != data.targets.n_outputs:
         raise UserError(f"The model has {n} outputs but {', '.join(data.targets.names)} need {data.targets.n_outputs}: build it with n_outputs={data.targets.n_outputs}.")
-    return model
+
+def _prepare(model: nn.Module, data: FitData) -> None:
+    "What a model measures on training crystals; `UserError` where the target is among what it reads, or where it has other outputs"
+    train = data.graphs.subset(data.split.train)
+    if getattr(model, "takes_descriptors", False):
+        check_leakage(train, data.targets.take(data.split.train))
+        model.learn_scales(train)
+    _check_outputs(model, data)
 
 # %% ../nbs/53_training.ipynb #15349e9b
 def _device(settings: TrainSettings) -> str:
@@ -104,10 +141,10 @@ def train(
 ) -> Run:
     "Train a model and score it; `UserError` for targets, settings or a folder that cannot be"
     data = fit_data(graphs, targets, split)
-    if isinstance(model, str): model = seeded_model(model, data.targets, settings.seed)
+    if isinstance(model, str): model = seeded_model(model, data.targets, settings.seed, **_told(model, graphs))
     folder = None if folder is None else Path(folder)
     loss_name(settings.loss, data.targets.task)
-    _checked(model, data)
+    _prepare(model, data)
     signed = {} if folder is None else signature(_config(model), data, settings)
     state = _state(folder, resume, signed)
     progress, first = fit(model, data, settings, Keeping(folder, signed, callbacks), state)

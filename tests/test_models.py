@@ -12,6 +12,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn.models.schnet import InteractionBlock
 
 from motiflab.crystals import read_crystals
+from motiflab.descriptors import DescriptorSettings
 from motiflab.errors import UserError
 from motiflab.graphs import AtomGraph, GraphSet, GraphSettings, MotifGraph, build_graphs
 from motiflab.graphs.merged import merge_equal
@@ -26,12 +27,13 @@ VARIANTS = {
     "mnet": {}, "mnet-site": dict(motif_nodes=["site"], motif_edges=["kind"]), "amdnet": {}, "amdnet-cgcnn": dict(atom="cgcnn"), "amdnet-schnet": dict(atom="schnet"), "amdnet-cross": dict(cross=True),
     "alignn": dict(width=16, embedding=16, n_blocks=2, n_gcn=1), "alignn-bonds": dict(width=16, embedding=16, n_blocks=0, n_gcn=2), "alignn-lines": dict(width=16, embedding=16, n_blocks=2, n_gcn=0),
     "periodic": dict(width=32), "periodic-neighbors": dict(width=32, copies=False),
+    "de_cgcnn": dict(joint=[16]), "de_amdnet": {}, "de_alignn": dict(embedding=16, n_blocks=1, n_gcn=1),
     "roost": dict(hidden=32, dense=[64, 32]), "roost-embedding": dict(atoms="embedding", hidden=32, dense=[64, 32]),
 }
 READ = [(v, "mean") for v in VARIANTS] + [(v, "set2set") for v in VARIANTS if "-" not in v] # set2set gives twice the width, and every model must take that
 READ += [(v, r) for v in ("schnet", "mnet") for r in READOUTS if r not in ("mean", "set2set")] # of atoms; of motifs and connections, which a crystal may lack
 READ += [("cgcnn-simple", "softmax"), ("cgcnn", "softmax"), ("cgcnn", "linear"), ("cgcnn", "linear_sum"), ("roost", "weighted")]
-SETTINGS = GraphSettings(AtomGraph(triplets=6), MotifGraph(), periods=True)
+SETTINGS = GraphSettings(AtomGraph(triplets=6), MotifGraph(), periods=True, descriptors=DescriptorSettings())
 ISOLATED = Structure(Lattice.cubic(20), ["He"], [[0, 0, 0]])
 IRON = Structure(Lattice([[-1.43, 1.43, 1.43], [1.43, -1.43, 1.43], [1.43, 1.43, -1.43]]), ["Fe"], [[0, 0, 0]])
 RUTILE = Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [.3053, .3053, 0]])
@@ -39,7 +41,7 @@ RUTILE = Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.594, 2.959),
 
 def model_of(variant: str, n_outputs: int = 1, seed: int = 0, width: int = 16, **options):
     torch.manual_seed(seed)
-    return build_model(variant.split("-")[0], n_outputs, **dict(width=width) | VARIANTS[variant] | options)
+    return build_model(variant.split("-")[0].replace("_", "-"), n_outputs, **dict(width=width) | VARIANTS[variant] | options)
 
 
 def build(structures) -> GraphSet: return build_graphs(list(structures), SETTINGS, n_jobs=1, cache=False, progress=False)

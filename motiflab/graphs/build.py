@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from zipfile import BadZipFile
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -21,6 +24,7 @@ import torch
 from ..compiled import compiling
 from ..crystals import CrystalSet
 from ..errors import UserError, check_option
+from ..descriptors.blocks import DescriptorSettings, descriptor_table, numbers_of
 from .atoms import AtomGraph, AtomPart, atom_part
 from .motifs import MotifGraph, MotifPart, check_table, motif_part, motif_rows, table_rows
 from .packed import FORMAT, GraphSet
@@ -47,12 +51,14 @@ class GraphSettings:
     atoms: AtomGraph = AtomGraph()
     motifs: MotifGraph | None = None # None builds no motif graph
     periods: bool = False # what `motiflab.graphs.periods` says of the crystal's repetition
+    descriptors: DescriptorSettings | None = None # human-made numbers beside each graph, for networks called `de-...`
 
     def as_dict(self) -> dict: # JSON-able
-        "The settings as plain values; triplets and periods only where there are some, so that what was saved before there were any stays comparable"
+        "The settings as plain values; triplets, periods and descriptors only where there are some, so that what was saved before there were any stays comparable"
         found = json.loads(json.dumps(asdict(self)))
         if found["atoms"]["triplets"] is None: del found["atoms"]["triplets"]
         if not found["periods"]: del found["periods"]
+        if found["descriptors"] is None: del found["descriptors"]
         return found
 
     @classmethod
@@ -62,7 +68,9 @@ class GraphSettings:
         "Settings from plain values; `UserError` for an unknown name"
         values = _checked_names(values, cls)
         atoms, motifs = AtomGraph(**_checked_names(values.get("atoms", {}), AtomGraph)), values.get("motifs")
-        return cls(atoms, None if motifs is None else MotifGraph(**_checked_names(motifs, MotifGraph)), bool(values.get("periods", False)))
+        described = values.get("descriptors")
+        return cls(atoms, None if motifs is None else MotifGraph(**_checked_names(motifs, MotifGraph)), bool(values.get("periods", False)),
+                   None if described is None else DescriptorSettings.from_dict(described))
 
 # %% ../../nbs/graphs/34_build.ipynb #15930f11
 CHUNK = 64 # crystals that one compiled call takes
@@ -212,8 +220,8 @@ def _keep(graphs: GraphSet, folder: Path) -> None:
     except OSError as error: warnings.warn(f"The graphs could not be kept in {folder} ({error.strerror or error}); they will be built again next time.", stacklevel=3)
 
 # %% ../../nbs/graphs/34_build.ipynb #b4b22938
-def _job(crystals: Any, settings: GraphSettings, table: MotifTable | None) -> _Job:
-    "Crystals as arrays; `UserError` for what is no set of crystals"
+def _crystal_set(crystals: Any) -> CrystalSet:
+    "Whatever holds crystals as a set; `UserError` for what holds none"
     from pymatgen.core import Structure
 
     if isinstance(crystals, pd.Series): crystals = crystals.to_frame("structure")
@@ -221,9 +229,48 @@ def _job(crystals: Any, settings: GraphSettings, table: MotifTable | None) -> _J
     if isinstance(crystals, Structure): crystals = [crystals]
     if isinstance(crystals, (list, tuple)) and all(isinstance(s, Structure) for s in crystals): crystals = CrystalSet(pd.DataFrame(dict(structure=list(crystals))))
     if not isinstance(crystals, CrystalSet): raise UserError(f"Graphs are built of a CrystalSet or of pymatgen structures, not of a {type(crystals).__name__}: read_crystals reads files and datasets.")
+    return crystals
+
+def _job(crystals: CrystalSet, settings: GraphSettings, table: MotifTable | None) -> _Job:
+    "Crystals as arrays; `UserError` for settings that are none"
     if not isinstance(settings, GraphSettings): raise UserError(f"settings must be GraphSettings, not a {type(settings).__name__}.")
     if table is not None and settings.motifs is None: raise UserError("A motif table is given, but the settings ask for no motif graph: set GraphSettings(motifs=MotifGraph()).")
-    return _Job([i for i, _ in crystals], [plain_or_reason(s) for _, s in crystals], crystals.skipped, crystals.min_distance, settings, table)
+    return _Job([i for i, _ in crystals], [plain_or_reason(s) for _, s in crystals], crystals.skipped, crystals.min_distance, replace(settings, descriptors=None), table)
+
+def _read_described(file: Path) -> tuple[np.ndarray, list] | None: # values; row, descriptor, reason
+    "Descriptors as `_own_descriptors` kept them, None where they are not there or damaged"
+    try:
+        with np.load(file, allow_pickle=False) as held: return held["values"], json.loads(str(held["reasons"]))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile): return None
+
+def _own_descriptors(crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None, file: Path | None) -> tuple[np.ndarray, list]: # values; row, descriptor, reason
+    "Computed descriptors, from the cache where they are there"
+    if not settings.computes: return np.zeros((len(crystals), 0)), []
+    if file is not None and (found := _read_described(file)) is not None: return found
+    table, why = descriptor_table(crystals, settings, n_jobs)
+    place = {i: k for k, i in enumerate(crystals.frame.index)}
+    values, reasons = table.to_numpy(), [[place[i], d, r] for i, d, r in why.itertuples(index=False)]
+    if file is not None: _keep_described(file, values, reasons)
+    return values, reasons
+
+def _keep_described(file: Path, values: np.ndarray, reasons: list) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as part: np.savez(part, values=values, reasons=np.array(json.dumps(reasons)))
+        Path(part.name).replace(file)
+    except OSError as error: warnings.warn(f"The descriptors could not be kept in {file} ({error.strerror or error}); they will be computed again next time.", stacklevel=3)
+
+def _described(graphs: GraphSet, crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None, cache: bool) -> GraphSet:
+    "The graphs with descriptors beside them; those that are undefined are noted in `skipped`"
+    own, some = replace(settings, columns=()) if settings.computes else settings, CrystalSet(crystals.frame.loc[graphs.ids], min_distance=crystals.min_distance)
+    digest = hashlib.sha256(json.dumps([VERSION, own.as_dict(), some.min_distance]).encode())
+    _feed_crystals(digest, [plain_or_reason(s) for s in some.structures])
+    values, reasons = _own_descriptors(some, own, n_jobs, cache_dir("descriptors") / f"{digest.hexdigest()}.npz" if cache else None)
+    table = pd.concat([pd.DataFrame(values, some.frame.index, own.names[:values.shape[1]]), numbers_of(some.frame, settings.columns)], axis=1)
+    first, counts = {row: (d, r) for row, d, r in reversed(reasons)}, Counter(row for row, _, _ in reasons)
+    said = {row: f"{counts[row]} of its descriptors are undefined, such as {d}: {r}" for row, (d, r) in first.items()}
+    graphs.skipped = join_skipped(graphs.skipped, _skipped(graphs.ids, said, "descriptors"))
+    return graphs.with_descriptors(table, settings.as_dict())
 
 def build_graphs(
     crystals: CrystalSet | pd.DataFrame | Sequence, # a crystal set, a table with a column `structure`, or pymatgen structures
@@ -235,9 +282,12 @@ def build_graphs(
 ) -> GraphSet: # graphs of all crystals that can be one; `skipped` holds the rest, and crystals without motifs
     "Atom graphs and motif graphs of a set of crystals; `UserError` for an unknown option or where no crystal becomes a graph"
     check_work(n_jobs)
+    crystals = _crystal_set(crystals)
     job = _job(crystals, settings, table)
     folder = cache_dir("graphs") / _key(job) if cache else None
-    if folder is not None and (found := _open_entry(folder)) is not None: return found
-    graphs = job.run(n_jobs, progress)
-    if folder is not None: _keep(graphs, folder)
-    return graphs
+    graphs = None if folder is None else _open_entry(folder)
+    if graphs is None:
+        graphs = job.run(n_jobs, progress)
+        if folder is not None: _keep(graphs, folder)
+    if settings.descriptors is None: return graphs
+    return _described(graphs, crystals, settings.descriptors, n_jobs, cache)

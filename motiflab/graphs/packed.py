@@ -42,6 +42,7 @@ FAMILIES = dict( # field -> what one row (or one column of an index) is
     motif_edge_attr="motif_edge",     # (n_motif_edges, 7) corner, edge, face, ligands shared, mean, least and greatest cosine
     ligand_index="ligand",            # (2, n_ligands) row 0 an atom, row 1 the motif whose ligand it is
     state="crystal",                  # (1, k) state of the crystal; optional
+    descriptor="crystal",             # (1, k) human-made descriptors (`motiflab.descriptors.blocks`), NaN where undefined; where asked for
     period="crystal",                 # (1, 8) 1 / primitive cells in the cell, directions, lengths of and cosines between the nearest copies; where asked for
     along="atom",                     # (n_atoms, 8) distance to the planes ahead and behind in a chain, angstrom; with `period`
     along_share="atom",               # (n_atoms,) share of the atom in its plane; with `period`
@@ -124,6 +125,20 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 # %% ../../nbs/graphs/33_packed.ipynb #02d6fd53
 _NO_SKIPPED = pd.DataFrame(columns=["id", "stage", "reason"])
 
+def _rows_by_id(table: pd.DataFrame, ids: Sequence) -> np.ndarray: # (n_crystals, k)
+    "Rows of a table in the order of the ids, compared as text; `UserError` where that cannot be"
+    held = table.set_axis(table.index.map(str), axis=0)
+    twice, wanted = set(held.index[held.index.duplicated()]), [str(i) for i in ids]
+    double = next((i for i in wanted if i in twice), None)
+    if double is not None: raise UserError(f"The descriptors have several rows for crystal {double!r}: keep one for each id.")
+    missing = [i for i in wanted if i not in held.index]
+    if missing: raise UserError(f"The descriptors have no row for {len(missing):,} of {len(ids):,} crystals, such as {missing[0]!r}: they must be of the same crystals as the graphs.")
+    wrong = [c for c in held if not pd.api.types.is_numeric_dtype(held[c])]
+    if wrong or not len(held.columns): raise UserError(f"The descriptor column {str(wrong[0])!r} is not of numbers." if wrong else "The table of descriptors has no column.")
+    rows = held.loc[wanted].to_numpy(float)
+    if np.isinf(rows).any(): raise UserError(f"The descriptor column {str(held.columns[np.isinf(rows).any(0).argmax()])!r} holds an infinite number: leave the cell empty.")
+    return rows
+
 class GraphSet:
     "The graphs of many crystals in packed arrays, from which `batch` cuts what a model takes"
 
@@ -199,6 +214,17 @@ class GraphSet:
         fields, sizes = self._cut(torch.as_tensor(chosen, dtype=torch.long, device=self.device))
         starts = {k: torch.cat([s.new_zeros(1), s.cumsum(0)]) for k, s in sizes.items()}
         return GraphSet(fields, starts, [self.ids[int(i)] for i in chosen], self.skipped, self.settings)
+
+    def with_descriptors(self,
+        table: pd.DataFrame, # index id, a column a descriptor; NaN where undefined
+        settings: dict | None = None, # what made them; None takes them as columns that the crystals bring along
+    ) -> GraphSet: # the same graphs with the field `descriptor`
+        "Put numbers beside each graph; `UserError` where crystals have no row or several, or where a column is text"
+        rows = _rows_by_id(table, self.ids)
+        arrays = self.arrays | dict(descriptor=torch.from_numpy(rows.astype(np.float32)).to(self.device))
+        starts = self.starts | dict(crystal=torch.arange(len(self) + 1, device=self.device))
+        told = dict(bank=False, columns=[str(c) for c in table.columns]) if settings is None else settings
+        return GraphSet(arrays, starts, self.ids, self.skipped, self.settings | dict(descriptors=told))
 
     def to(self,
         device: torch.device | str, # where batches are to be cut

@@ -71,7 +71,7 @@ class CrossMessages(nn.Module):
 # %% ../../nbs/models/44_amdnet.ipynb #2be61e5c
 class AMDNet(CrystalModel):
     "Atom-motif dual graph network, Sci. Adv. 7, eabf1754 (2021)"
-    name, Options, takes_motifs = "amdnet", AMDNetOptions, True
+    name, Options, takes_motifs, bare = "amdnet", AMDNetOptions, True, dict(dense=())
 
     def __init__(self,
         options: AMDNetOptions = AMDNetOptions(), # complete

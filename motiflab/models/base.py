@@ -139,7 +139,9 @@ class CrystalModel(nn.Module):
     Options: ClassVar[type[Options]] = Options # dataclass of its options
     takes_motifs: ClassVar[bool] = False # does it read the motif part of a batch?
     takes_periods: ClassVar[bool] = False # does it read `period` and `along`?
+    takes_descriptors: ClassVar[bool] = False # does it read `descriptor`?
     default_atoms: dict[str, Any] = {} # options of `AtomGraph` in the paper of this model
+    bare: ClassVar[dict[str, Any]] = {} # options that leave out the dense layers behind the readout
     width: int # of what `encode` gives
     blocks: nn.ModuleList
 
@@ -189,6 +191,11 @@ class CrystalModel(nn.Module):
     ) -> Tensor: # (n_crystals, n_outputs) in the units of the normalised target, or logits
         "The prediction for each crystal"
         return self.head(self.encode(batch))
+
+    def learn_scales(self,
+        graphs: Any, # a `GraphSet` of the training crystals
+    ) -> None:
+        "What has to be measured on training crystals before the first epoch; most models measure nothing"
 
     @property
     def graph_settings(self) -> Any: # a `GraphSettings`

@@ -140,7 +140,7 @@ LINEAR = dict(linear="mean", linear_sum="sum") # readout of the atoms' own hidde
 
 class CGCNN(CrystalModel):
     "Crystal graph convolutional network, Phys. Rev. Lett. 120, 145301 (2018)"
-    name, Options, default_atoms = "cgcnn", CGCNNOptions, dict(neighbors=12, cutoff=8.0)
+    name, Options, default_atoms, bare = "cgcnn", CGCNNOptions, dict(neighbors=12, cutoff=8.0), dict(hidden_layers=0)
 
     def __init__(self,
         options: CGCNNOptions = CGCNNOptions(), # complete
@@ -153,16 +153,16 @@ class CGCNN(CrystalModel):
         self.atoms = AtomVectors(o.atoms, o.width)
         self.expand = GaussianExpansion(o.n_gaussians, o.cutoff, o.gaussian_width)
         self.blocks = nn.ModuleList(conv(o.width, o.n_gaussians) for _ in range(o.n_blocks))
-        self.width, self.node_width = o.hidden, o.width
+        self.node_width = o.width
         self._make_end(o)
         self.head = nn.Linear(self.width, n_outputs) if n_outputs else nn.Identity()
 
     def _make_end(self, o: CGCNNOptions) -> None:
+        widths, before = [o.hidden] * o.hidden_layers, o.readout in LINEAR
         if o.readout == "softmax": self.readout = SoftmaxReadout(o.width, o.n_blocks + 1)
-        else: self.readout = make_readout(LINEAR.get(o.readout, o.readout), o.hidden if o.readout in LINEAR else o.width)
-        read = o.width if o.readout in LINEAR else self.readout.width
-        self.hidden = nn.ModuleList(nn.Linear(a, o.hidden) for a in [read] + [o.hidden] * (o.hidden_layers - 1))
-        self.dropout = nn.Dropout(o.dropout)
+        else: self.readout = make_readout(LINEAR.get(o.readout, o.readout), [o.width, *widths][-1] if before else o.width)
+        widths = [o.width if before else self.readout.width, *widths]
+        self.hidden, self.dropout, self.width = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:])), nn.Dropout(o.dropout), widths[-1]
 
     def start(self, batch: Any, part: GraphPart) -> Vectors:
         "Embedded atoms; Gaussians of the edges, or their sum at each atom where no convolution needs more"
@@ -179,6 +179,7 @@ class CGCNN(CrystalModel):
         return layers[-1]._replace(edges=[v.nodes for v in layers]), part
 
     def _dense(self, x: Tensor) -> Tensor:
+        if not self.hidden: return x
         x = self.dropout(F.softplus(self.hidden[0](F.softplus(x))))
         for layer in self.hidden[1:]: x = F.softplus(layer(x))
         return x

@@ -95,7 +95,7 @@ class MEGNetBlock(nn.Module):
 # %% ../../nbs/models/42_megnet.ipynb #b10155e2
 class MEGNet(CrystalModel):
     "MatErials Graph Network, Chem. Mater. 31, 3564 (2019)"
-    name, Options, default_atoms = "megnet", MEGNetOptions, dict(neighbors=None, cutoff=5.0)
+    name, Options, default_atoms, bare = "megnet", MEGNetOptions, dict(neighbors=None, cutoff=5.0), dict(dense=())
 
     def __init__(self,
         options: MEGNetOptions = MEGNetOptions(), # complete

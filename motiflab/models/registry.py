@@ -12,6 +12,7 @@ from .alignn import ALIGNN
 from .amdnet import AMDNet
 from .base import CrystalModel, make_options
 from .cgcnn import CGCNN
+from .hybrid import HYBRIDS
 from .megnet import MEGNet
 from .mnet import MNet
 from .periodic import Periodic
@@ -22,10 +23,10 @@ from .schnet import SchNet
 __all__ = ['MODELS', 'build_model', 'model_config', 'model_from_config']
 
 # %% ../../nbs/models/48_registry.ipynb #134419d2
-MODELS: dict[str, type[CrystalModel]] = {m.name: m for m in (CGCNN, MEGNet, MNet, AMDNet, SchNet, ALIGNN, Roost, Periodic)} # name -> class
+MODELS: dict[str, type[CrystalModel]] = {m.name: m for m in (CGCNN, MEGNet, MNet, AMDNet, SchNet, ALIGNN, Roost, Periodic, *HYBRIDS)} # name -> class
 
 def build_model(
-    name: str, # `cgcnn`, `megnet`, `mnet`, `amdnet`, `schnet`, `alignn`, `roost`, `periodic`
+    name: str, # `cgcnn`, `megnet`, `mnet`, `amdnet`, `schnet`, `alignn`, `roost`, `periodic`, and each with `de-` before it
     n_outputs: int = 1, # columns of the prediction: targets, 1 logit of two classes or a logit for each of several
     **options: Any, # of that model; the others have its defaults
 ) -> CrystalModel: # with fresh weights, drawn from torch's random numbers

@@ -133,7 +133,7 @@ class RoostOptions(Options):
 
 class Roost(CrystalModel):
     "Representation learning from stoichiometry, Nat. Commun. 11, 6280 (2020)"
-    name, Options, default_atoms = "roost", RoostOptions, dict(neighbors=1, cutoff=8.0)
+    name, Options, default_atoms, bare = "roost", RoostOptions, dict(neighbors=1, cutoff=8.0), dict(dense=())
 
     def __init__(self,
         options: RoostOptions = RoostOptions(), # complete
