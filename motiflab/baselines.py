@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from .crystalset import CrystalSet
-from .errors import UserError
+from .errors import UserError, check_option
+from .targets import Split, Targets
 
 # %% auto #0
-__all__ = ['MAGPIE', 'STATISTICS', 'magpie_table', 'element_fractions', 'composition_statistics', 'CompositionForest']
+__all__ = ['MAGPIE', 'STATISTICS', 'ALONE', 'magpie_table', 'element_fractions', 'composition_statistics', 'CompositionForest',
+           'DescriptorBoosting', 'descriptors_alone']
 
 # %% ../nbs/66_baselines.ipynb #25d8da08
 MAGPIE = ("Number", "MendeleevNumber", "AtomicWeight", "MeltingT", "Column", "Row", "CovalentRadius", "Electronegativity", "NsValence", "NpValence", "NdValence", "NfValence",
@@ -87,6 +89,11 @@ class CompositionForest:
         kind, part = (RandomForestRegressor, 1 / 3) if self.task == "regression" else (RandomForestClassifier, "sqrt")
         return kind(n_estimators=self.n_trees, max_features=part, random_state=self.seed, n_jobs=self.n_jobs)
 
+    def _groups(self, known: np.ndarray) -> list[list[int]]: # columns that one forest learns
+        groups: dict[bytes, list[int]] = {}
+        for k in range(known.shape[1]): groups.setdefault(known[:, k].tobytes(), []).append(k)
+        return list(groups.values())
+
     def fit(self,
         features: np.ndarray, # (n, 132) as of `composition_statistics`
         values: np.ndarray, # (n, n_targets) numbers, or (n, 1) numbers of classes; NaN where missing
@@ -94,11 +101,9 @@ class CompositionForest:
         "Learn; `UserError` for a target without a value"
         known = ~np.isnan(values)
         if not known.any(0).all(): raise UserError("A target has no value to learn from.")
-        groups: dict[bytes, list[int]] = {}
-        for k in range(values.shape[1]): groups.setdefault(known[:, k].tobytes(), []).append(k)
         self.scale_ = np.stack([np.nanmean(values, 0), np.maximum(np.nanstd(values, 0), 1e-12)]) if self.task == "regression" else np.array([[0.0], [1.0]])
         scaled, self.forests_ = (values - self.scale_[0]) / self.scale_[1], []
-        for columns in groups.values():
+        for columns in self._groups(known):
             rows = known[:, columns[0]]
             y = scaled[rows][:, columns]
             self.forests_.append((columns, self._new().fit(features[rows], y[:, 0] if len(columns) == 1 else y)))
@@ -111,3 +116,31 @@ class CompositionForest:
         out = np.empty((len(features), sum(len(columns) for columns, _ in self.forests_)))
         for columns, forest in self.forests_: out[:, columns] = forest.predict(features).reshape(len(features), -1)
         return out * self.scale_[1] + self.scale_[0]
+
+# %% ../nbs/66_baselines.ipynb #faf14c92
+class DescriptorBoosting(CompositionForest):
+    "Boosted trees, one ensemble a target; numbers are learned by their absolute error"
+
+    def _new(self) -> object:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+        how = dict(max_iter=self.n_trees, learning_rate=0.05, min_samples_leaf=10, max_leaf_nodes=15, random_state=self.seed)
+        return HistGradientBoostingClassifier(**how) if self.task == "classification" else HistGradientBoostingRegressor(loss="absolute_error", **how)
+
+    def _groups(self, known: np.ndarray) -> list[list[int]]: return [[k] for k in range(known.shape[1])]
+
+ALONE = dict(forest=CompositionForest, boosting=DescriptorBoosting) # kind -> learner
+
+def descriptors_alone(
+    table: pd.DataFrame, # (n_crystals, k) numbers, NaN where undefined; rows as in `targets`
+    targets: Targets,
+    split: Split, # rows of `targets`: training rows are learned from, the others only answered for
+    kind: str = "forest", # or boosting
+    seed: int = 0,
+    n_jobs: int | None = 1, # processors of a forest
+) -> np.ndarray: # (n_crystals, n_targets)
+    "What descriptors tell without a graph; `UserError` for an unknown kind or rows that do not match"
+    learner = ALONE[check_option("kind", kind, ALONE)]
+    if len(table) != len(targets): raise UserError(f"There are descriptors of {len(table):,} crystals but targets of {len(targets):,}.")
+    x = table.to_numpy(float)
+    return learner(targets.task, seed, n_trees=300, n_jobs=n_jobs).fit(x[split.train], targets.values[split.train].astype(float)).predict(x)
