@@ -189,7 +189,7 @@ class MotifContributions:
         table = pd.DataFrame(dict(contribution=each.total / each.crystals, per_motif=each.total / each.motifs, total=each.total, motifs=each.motifs, crystals=each.crystals))
         return table.sort_values("contribution", key=abs, ascending=False, kind="stable")
 
-# %% ../nbs/70_motif_contributions.ipynb #7eaff916
+# %% ../nbs/70_motif_contributions.ipynb #26969120
 def _rows(run: Run, graphs: GraphSet, average: dict[str, Tensor], column: int, n_steps: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Contributions of all parts as rows (place of the crystal, part, site), and prediction and baseline of each crystal"
     rows, ends, (scale, shift) = [], [], output_scale(run, column)
@@ -208,7 +208,7 @@ def _named(table: pd.DataFrame, graphs: GraphSet, crystals: CrystalSet, motifs: 
     "Ids and kinds in place of numbers"
     kinds = dict(zip(zip(motifs.motifs.crystal_id, motifs.motifs.site), motifs.kinds))
     ids = np.array(graphs.ids, dtype=object)[table.place]
-    symbols = {i: [s.species_string for s in crystals.frame.structure[i]] for i in set(ids)}
+    symbols = {i: [next(iter(s.species)).symbol for s in crystals.frame.structure[i]] for i in set(ids)}
     kind = [kinds[i, s] if p == "motif" else symbols[i][s] if p == "atom" else "descriptors" for i, s, p in zip(ids, table.site, table.part)]
     return pd.DataFrame(dict(crystal_id=ids, part=table.part, site=table.site, kind=kind, contribution=table.contribution))
 
