@@ -95,11 +95,12 @@ def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]: # of known
 def scale_colors(
     values: np.ndarray, # (n,) numbers, NaN where unknown
     signed: bool = False, # is zero the middle of the scale (`SIGNED`), or is it `SCALE` from least to most?
+    most: float | None = None, # of a signed scale: its upper end; None is the 98th percentile of the sizes
 ) -> tuple[list[str], tuple[float, float]]: # colours, and the numbers at the ends of the scale
-    "A colour a number, between the 2nd and the 98th percentile; grey for NaN"
+    "A colour a number, between the 2nd and the 98th percentile (or about zero); grey for NaN"
     values = np.asarray(values, float)
     known, ramp = np.isfinite(values), SIGNED if signed else SCALE
-    low, high = _limits(values[known], signed)
+    low, high = (-most, most) if signed and most else _limits(values[known], signed)
     place = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-12), 0, 1) * (len(ramp) - 1)
     stops = np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in ramp], float)
     rgb = np.stack([np.interp(place, range(len(ramp)), stops[:, k]) for k in range(3)], 1).round().astype(int)

@@ -155,7 +155,7 @@ def output_scale(
     "How an output becomes a value"
     return (1.0, 0.0) if run.normaliser is None else (run.normaliser.std[column], run.normaliser.mean[column])
 
-# %% ../nbs/70_motif_contributions.ipynb #51a871cc
+# %% ../nbs/70_motif_contributions.ipynb #8adb2ca0
 @dataclass(frozen=True)
 class MotifContributions:
     "What motifs add to predictions; `motifs`, `crystals`, `by_kind()`"
@@ -164,6 +164,7 @@ class MotifContributions:
     skipped: pd.DataFrame # id, stage, reason of crystals without a graph or without motifs
     target: str # what is predicted
     unit: str # of all numbers
+    motif_table: MotifTable # the motifs, with their ligands
 
     def __repr__(self) -> str:
         return f"MotifContributions to {self.target}{f' ({self.unit})' if self.unit else ''}: {len(self.motifs):,} motifs of {self.motifs.kind.nunique():,} kinds in {len(self.crystals):,} crystals, {len(self.skipped):,} skipped"
@@ -212,7 +213,7 @@ def _named(table: pd.DataFrame, graphs: GraphSet, crystals: CrystalSet, motifs: 
     kind = [kinds[i, s] if p == "motif" else symbols[i][s] if p == "atom" else "descriptors" for i, s, p in zip(ids, table.site, table.part)]
     return pd.DataFrame(dict(crystal_id=ids, part=table.part, site=table.site, kind=kind, contribution=table.contribution))
 
-# %% ../nbs/70_motif_contributions.ipynb #38ad3194
+# %% ../nbs/70_motif_contributions.ipynb #6c7405e5
 def _has_motifs(graphs: GraphSet, what: str) -> GraphSet:
     "The crystals with motifs; `UserError` where there are none"
     some = torch.nonzero(graphs.starts["motif"].diff() > 0)[:, 0].tolist()
@@ -249,4 +250,4 @@ def motif_contributions(
     ends = pd.DataFrame(np.mean([e.to_numpy() for _, e in parts], axis=0), columns=["prediction", "baseline"])
     whole = ends.join(sums.rename(columns=dict(motif="motifs", atom="atoms"))).set_axis(pd.Index(graphs.ids, name="id"), axis=0)
     lost = graphs.skipped.loc[~graphs.skipped.id.isin(graphs.ids), ["id", "stage", "reason"]].reset_index(drop=True)
-    return MotifContributions(_named(rows, graphs, crystals, table), whole, lost, name, unit)
+    return MotifContributions(_named(rows, graphs, crystals, table), whole, lost, name, unit, table)

@@ -206,7 +206,7 @@ def still(
         for t in figure.data:
             ax, own = frames[t.xaxis or "x"][0], bars[t.xaxis or "x"]
             if t.type in ("scatter", "scattergl"): _draw_scatter(ax, t)
-            elif t.type == "bar": _draw_bar(ax, t, own.index(t), len(own))
+            elif t.type == "bar": _draw_bar(ax, t, *((0, 1) if figure.layout.barmode == "overlay" else (own.index(t), len(own))))
             elif t.type == "box": _draw_box(ax, t)
             else: _draw_heat(ax, t)
         for ax, x, y in frames.values(): _dress(ax, x, y)
