@@ -1,0 +1,297 @@
+"""What do descriptors add to graph networks? Tables 1 and 2 of Gong et al., Sci. Adv. 9, eadi3245 (2023), on public sets of computed properties.
+
+    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py run                    # every job of the list, the least needed last
+    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py run --jobs phonons     # only those whose name has this in it
+    python benchmarks/hybrids.py list                                                # what was run, what was not
+    python benchmarks/hybrids.py table                                               # errors beside the paper's
+    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py ship                   # the networks that come with motiflab, trained anew and kept under data/models
+
+A job is one set, one variant, one seed; one that was run is not run again, and two processes may work on the same list. The seed decides
+the split (60 % to learn, 20 % to choose the weights, 20 % to test) and the first weights; all variants of a seed have the same split. A
+network learns all properties of its set at once, by absolute error. All networks of a set have the same optimiser, batches, schedule and
+epochs (`SETS`), but ALIGNN, which is narrow and has a third of them. A network whose loss diverged is trained again with a third of the
+learning rate, at most twice; the column `tries` says so. Results: data/hybrids (scores.csv, a row a job and property; predictions.parquet,
+what was said of the test crystals); weights are not kept, but for what `ship` writes.
+"""
+from __future__ import annotations
+
+import argparse
+import fcntl
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+TOP = Path(__file__).resolve().parent.parent
+OUT = TOP / "data" / "hybrids"
+
+
+# what is learned
+
+@dataclass(frozen=True)
+class Data:
+    "A set of crystals with properties"
+    source: str # name of the data set
+    targets: tuple[str, ...] # columns that `columns_of` makes
+    epochs: int
+    learning_rate: float = 5e-3
+    readout: str = "mean"
+
+
+SETS = dict(
+    phonons=Data("phonons_petretto", ("U_kJ_per_mol_cell", "Cv_J_per_mol_cell_K"), 150),
+    kappa=Data("kappa_ohnishi", ("log10_kappa",), 60),
+    mp=Data("mp_crystals_2018", ("band_gap_eV", "formation_energy_eV_per_atom", "magnetization_muB_per_formula"), 40),
+    elasticity=Data("elasticity_mp", ("bulk_modulus_GPa", "shear_modulus_GPa", "poisson_ratio"), 60),
+    dielectric=Data("dielectric_mp", ("eps_electronic", "eps_total", "refractive_index"), 120),
+    piezo=Data("piezo_mp", ("eij_max_C_per_m2",), 80),
+    phonons_atom=Data("phonons_petretto", ("U_kJ_per_mol_atom", "Cv_J_per_mol_atom_K"), 150), # Table 2: per atom
+    phonons_sum=Data("phonons_petretto", ("U_kJ_per_mol_cell", "Cv_J_per_mol_cell_K"), 150, readout="sum"), # Table 2: sum over the atoms
+)
+N_MP, MAX_ATOMS = 3000, 40 # crystals of mp_crystals_2018, and the largest cell among them
+PAPER = pd.DataFrame( # MAE / MAD of Table 1 and 2, of the same property (total energy for formation energy); descriptors alone, CGCNN, de-CGCNN, ALIGNN, de-ALIGNN
+    {"log10_kappa": (.365, .347, .260, .276, .248), "formation_energy_eV_per_atom": (.398, .057, .042, .045, .052), "U_kJ_per_mol_cell": (.140, .670, .060, .534, .101),
+     "Cv_J_per_mol_cell_K": (.111, .759, .058, .632, .089), "bulk_modulus_GPa": (.348, .217, .215, .204, .206), "shear_modulus_GPa": (.489, .397, .362, .337, .326),
+     "poisson_ratio": (.800, .801, .788, .716, .702), "band_gap_eV": (.511, .231, .218, .196, .198), "eij_max_C_per_m2": (.793, .813, .762, .796, .742),
+     "eps_electronic": (.496, .264, .242, .213, .214), "eps_total": (.670, .563, .549, .498, .489), "refractive_index": (.450, .240, .205, .197, .194),
+     "magnetization_muB_per_formula": (.622, .412, .340, .340, .308)}, index=["forest", "cgcnn", "de_cgcnn", "alignn", "de_alignn"]).T
+
+
+def columns_of(source: str) -> pd.DataFrame:
+    "Structures and properties of a set, under the names of `SETS`"
+    from motiflab.crystals import read_crystals
+
+    frame = read_crystals(source, progress=False).frame
+    n, trace = frame.structure.map(len), lambda c: frame[c].map(lambda t: np.trace(np.array(t)) / 3 if isinstance(t, (list, np.ndarray)) else np.nan)
+    if source == "phonons_petretto":
+        atom = dict(U_kJ_per_mol_atom=frame["U_300K_kJ_per_mol_atom"], Cv_J_per_mol_atom_K=frame["Cv_300K_J_per_mol_atom_K"])
+        return frame.assign(**atom, U_kJ_per_mol_cell=atom["U_kJ_per_mol_atom"] * n, Cv_J_per_mol_cell_K=atom["Cv_J_per_mol_atom_K"] * n)
+    if source == "kappa_ohnishi": return frame.assign(log10_kappa=frame["log10_kappa_lattice_300K_W_per_mK"])
+    if source == "dielectric_mp": return frame.assign(refractive_index=frame["refractive_index_n"], eps_electronic=trace("eps_electronic"), eps_total=trace("eps_total"))
+    if source != "mp_crystals_2018": return frame
+    factor = frame.structure.map(lambda s: s.composition.get_reduced_composition_and_factor()[1])
+    some = frame.assign(magnetization_muB_per_formula=frame["total_magnetization_muB"] / factor)[n <= MAX_ATOMS]
+    return some.iloc[np.sort(np.random.default_rng(0).permutation(len(some))[:N_MP])]
+
+
+# what learns it
+
+@dataclass(frozen=True)
+class Variant:
+    "A network with its options, or descriptors alone"
+    model: str # of motiflab.models, or of motiflab.baselines.ALONE
+    options: dict = field(default_factory=dict)
+    bank: bool | tuple[str, ...] = True # which descriptors stand beside the graph
+    shuffled: bool = False # each crystal gets the descriptors of another
+    before: str = "" # variant whose trained encoder it keeps
+    epochs: float = 1.0 # share of the set's
+    triplets: int | None = None
+
+
+LOCAL = ("mad_relative_bond_length", "max_relative_bond_length", "min_relative_bond_length", "mean_neighbor_distance_variation", "mean_average_bond_length", "mad_average_bond_length",
+         "mean_average_bond_angle", "mean_voronoi_cn", "volume_per_atom", "packing_fraction", "density")
+NARROW = dict(width=64, embedding=32, n_blocks=2, n_gcn=2)
+VARIANTS = dict( # in the order of the table
+    forest=Variant("forest"),
+    boosting=Variant("boosting"),
+    cgcnn=Variant("cgcnn"),
+    cgcnn_then_descriptors=Variant("de-cgcnn", dict(frozen=True), before="cgcnn"), # equation S5
+    de_cgcnn=Variant("de-cgcnn"),
+    de_amdnet=Variant("de-amdnet", dict(atom="cgcnn", motif_nodes=("composition", "statistics", "order_parameters", "site"))),
+    amdnet=Variant("amdnet", dict(atom="cgcnn", motif_nodes=("composition", "statistics", "order_parameters", "site"))),
+    alignn=Variant("alignn", NARROW, epochs=1 / 3, triplets=6),
+    de_alignn=Variant("de-alignn", NARROW, epochs=1 / 3, triplets=6),
+    de_cgcnn_shuffled=Variant("de-cgcnn", shuffled=True),                    # what could refute the gain: numbers without a meaning
+    de_cgcnn_n_atoms=Variant("de-cgcnn", bank=("n_atoms",)),                 # which descriptors carry it (the Debye page)
+    de_cgcnn_cell=Variant("de-cgcnn", bank=("a", "b", "c", "alpha", "beta", "gamma")),
+    de_cgcnn_local=Variant("de-cgcnn", bank=LOCAL),
+)
+MAIN = ("forest", "boosting", "de_cgcnn", "cgcnn", "de_amdnet")
+LEAST = [(s, v, seed) for s in ("phonons", "kappa", "mp") for seed in (0, 1, 2) for v in MAIN]
+CONTROLS = [("phonons", v, seed) for seed in (0, 1, 2) for v in ("de_cgcnn_shuffled", "de_cgcnn_n_atoms", "de_cgcnn_cell", "de_cgcnn_local", "cgcnn_then_descriptors")]
+FURTHER = [(s, v, seed) for s in ("dielectric", "elasticity", "piezo") for seed in (0, 1, 2) for v in ("forest", "boosting", "de_cgcnn", "cgcnn")]
+TABLE_2 = [(s, v, seed) for s in ("phonons_atom", "phonons_sum") for seed in (0, 1, 2) for v in ("cgcnn", "de_cgcnn")]
+LINES = [(s, v, seed) for s in ("phonons", "kappa") for seed in (0, 1, 2) for v in ("alignn", "de_alignn")]
+REST = [(s, v, seed) for s in SETS if not s.startswith("phonons_") for seed in (0, 1, 2) for v in (*MAIN, "cgcnn_then_descriptors", "amdnet", "alignn", "de_alignn", "de_cgcnn_shuffled")]
+
+
+def all_jobs() -> list[str]:
+    "Names of the jobs, the least needed last"
+    return ["-".join(map(str, j)) for j in dict.fromkeys(LEAST + CONTROLS + FURTHER + TABLE_2 + LINES + REST)]
+
+
+# running
+
+def graph_settings(variant: Variant):
+    "The graphs of a variant"
+    from motiflab.descriptors import DescriptorSettings
+    from motiflab.graphs import AtomGraph, GraphSettings, MotifGraph
+
+    beside = DescriptorSettings(variant.bank) if variant.model.startswith("de-") or variant.model in ("forest", "boosting") else None
+    return GraphSettings(AtomGraph(triplets=variant.triplets), MotifGraph() if "amdnet" in variant.model else None, descriptors=beside)
+
+
+def shuffled(graphs, seed: int):
+    "Each crystal with the descriptors of another"
+    from motiflab.graphs.packed import GraphSet
+
+    order = np.random.default_rng(seed).permutation(len(graphs))
+    return GraphSet(graphs.arrays | dict(descriptor=graphs.arrays["descriptor"][order]), graphs.starts, graphs.ids, graphs.skipped, graphs.settings)
+
+
+def trained(data: Data, variant: Variant, graphs, targets, split, seed: int):
+    "A network, tried again with a third of the rate where it diverged; and how many tries it took"
+    from motiflab.errors import UserError
+    from motiflab.recipes import recipe
+    from motiflab.training import seeded_model, train
+
+    options = dict(readout=data.readout) | dict(variant.options) | (dict(n_descriptors=graphs.arrays["descriptor"].shape[1]) if variant.model.startswith("de-") else {})
+    settings = recipe("quick", variant.model, seed=seed, loss="mae", epochs=max(int(data.epochs * variant.epochs), 1), accelerator="cpu", learning_rate=data.learning_rate).settings
+    for tries in (1, 2, 3):
+        model = seeded_model(variant.model, targets, seed, **options)
+        if variant.before: model.take_encoder(trained(data, replace(VARIANTS[variant.before]), graphs, targets, split, seed)[0].model)
+        try: return train(model, graphs, targets, split, replace(settings, learning_rate=settings.learning_rate / 3 ** (tries - 1))), tries
+        except UserError as error:
+            if "NaN" not in str(error) and "finite" not in str(error) or tries == 3: raise
+
+
+def run_job(job: str) -> None:
+    "Train, score and write down"
+    from motiflab.baselines import descriptors_alone
+    from motiflab.crystals import CrystalSet
+    from motiflab.graphs import build_graphs
+    from motiflab.targets import match_rows, read_targets, split_by_seed
+
+    name, kind, seed = job.split("-")
+    data, variant, seed = SETS[name], VARIANTS[kind], int(seed)
+    frame = columns_of(data.source)
+    crystals = CrystalSet(frame[frame[list(data.targets)].notna().any(axis=1)])
+    graphs = build_graphs(crystals, graph_settings(variant), n_jobs=1, progress=False)
+    targets, split = match_rows(read_targets(crystals, data.targets), split_by_seed(len(crystals), seed=seed), graphs.ids)
+    if variant.shuffled: graphs = shuffled(graphs, seed)
+    start, facts = time.time(), dict(tries=1, best_epoch=-1, parameters=0)
+    if variant.model in ("forest", "boosting"):
+        told = pd.DataFrame(graphs.arrays["descriptor"].numpy(), graphs.ids)
+        values = descriptors_alone(told, targets, split, variant.model, seed)[split.test]
+    else:
+        run, facts["tries"] = trained(data, variant, graphs, targets, split, seed)
+        facts |= dict(best_epoch=run.facts["best_epoch"], parameters=sum(p.numel() for p in run.model.parameters()))
+        test = run.predictions[run.predictions["split"] == "test"].loc[[graphs.ids[i] for i in split.test]]
+        values = test[[f"{t}_predicted" for t in targets.names]].to_numpy()
+    _write(job, targets, split, values, facts | dict(seconds=time.time() - start, n_train=len(split.train)))
+
+
+def _write(job: str, targets, split, values: np.ndarray, facts: dict) -> None:
+    "A row a property, and the predictions"
+    from motiflab.scores import regression_scores
+
+    name, variant, seed = job.split("-")
+    rows, said = [], []
+    for k, t in enumerate(targets.names):
+        true = targets.values[split.test, k].astype(float)
+        there = np.isfinite(true)
+        found = regression_scores(true[there], values[there, k])
+        rows.append(dict(job=job, set=name, variant=variant, seed=int(seed), target=t, n_test=int(found["n"]), mae=found["mae"], mad=found["mad"], mae_over_mad=found["mae"] / found["mad"], r2=found["r2"], **facts))
+        said.append(pd.DataFrame(dict(job=job, target=t, id=[str(targets.ids[i]) for i in split.test[there]], true=true[there].astype("float32"), predicted=values[there, k].astype("float32"))))
+        print(f"{job}: {t} MAE/MAD {rows[-1]['mae_over_mad']:.4f} on {rows[-1]['n_test']} crystals, {facts['seconds']:.0f} s", flush=True)
+    with locked():
+        if job in done(): return
+        path = OUT / "predictions.parquet"
+        pd.concat([pd.read_parquet(path), *said] if path.exists() else said, ignore_index=True).to_parquet(path, index=False, compression="zstd")
+        path = OUT / "scores.csv"
+        pd.concat([pd.read_csv(path), pd.DataFrame(rows)] if path.exists() else [pd.DataFrame(rows)], ignore_index=True).to_csv(path, index=False, float_format="%.6g")
+
+
+@contextmanager
+def locked():
+    "One process at a time"
+    OUT.mkdir(parents=True, exist_ok=True)
+    with open(OUT / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def done() -> set[str]:
+    "Jobs with a row of results"
+    path = OUT / "scores.csv"
+    return set(pd.read_csv(path)["job"]) if path.exists() else set()
+
+
+@contextmanager
+def claimed(job: str):
+    "Whether no other process has this job"
+    folder = OUT / ".claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / job, "w") as claim:
+        try: fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: free = False
+        else: free = job not in done()
+        yield free
+
+
+# tables
+
+def table() -> pd.DataFrame:
+    "MAE / MAD of each property and variant: mean over seeds, their range, `not run`; the paper's beside"
+    scores = pd.read_csv(OUT / "scores.csv")
+    rows = {}
+    for name, data in SETS.items():
+        for target in data.targets:
+            held = scores[(scores["set"] == name) & (scores["target"] == target)]
+            if held.empty: continue
+            row = {v: _cell(held[held["variant"] == v]["mae_over_mad"]) for v in VARIANTS}
+            about = dict(crystals=f"{int(held['n_train'].iloc[0])} / {int(held['n_test'].iloc[0])}", MAD=f"{held['mad'].mean():.3g}")
+            paper = {f"paper {v}": f"{PAPER.loc[target, v]:.3f}" for v in PAPER} if target in PAPER.index and data.readout == "mean" else {}
+            rows[name, target] = about | row | paper
+    return pd.DataFrame(rows).T.fillna("").rename_axis(["set", "property"])
+
+
+def _cell(values: pd.Series) -> str:
+    if values.empty: return "not run"
+    return f"{values.mean():.3f}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else " (1 seed)")
+
+
+SHIPPED = {"de-cgcnn-vibrations": ("phonons", "de_cgcnn", 0), "cgcnn-vibrations": ("phonons", "cgcnn", 0), "de-cgcnn-conductivity": ("kappa", "de_cgcnn", 0)} # name -> job
+
+
+def ship() -> None:
+    "Train the jobs of `SHIPPED` and keep their networks"
+    from motiflab.crystals import CrystalSet
+    from motiflab.graphs import build_graphs
+    from motiflab.targets import match_rows, read_targets, split_by_seed
+
+    for label, (name, kind, seed) in SHIPPED.items():
+        data, variant = SETS[name], VARIANTS[kind]
+        frame = columns_of(data.source)
+        crystals = CrystalSet(frame[frame[list(data.targets)].notna().any(axis=1)])
+        graphs = build_graphs(crystals, graph_settings(variant), n_jobs=1, progress=False)
+        targets, split = match_rows(read_targets(crystals, data.targets), split_by_seed(len(crystals), seed=seed), graphs.ids)
+        run, _ = trained(data, variant, graphs, targets, split, seed)
+        run.save(TOP / "data" / "models" / label)
+        print(label, {t: round(run.score("mae", target=t), 4) for t in targets.names})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "list", "table", "ship"])
+    parser.add_argument("--jobs", default="", help="only jobs whose name has this in it; several with commas")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
+    given = parser.parse_args()
+    chosen = [j for j in all_jobs() if any(w in j for w in given.jobs.split(","))]
+    if given.what == "ship": return ship()
+    if given.what == "table":
+        with pd.option_context("display.max_columns", None, "display.width", 250): return print(table().T.to_string())
+    if given.what == "list":
+        for job in chosen: print("done   " if job in done() else "not run", job)
+        return
+    end = time.time() + 60 * given.minutes
+    for job in chosen:
+        if time.time() > end: break
+        with claimed(job) as free:
+            if free: run_job(job)
+
+
+if __name__ == "__main__": main()
