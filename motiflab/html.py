@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .atlasdata import AtlasData, coloring_of, drawing_of, nearest_kinds, sizes
+from .colorings import NOTHING
 from .enrichment import CONNECTIONS
 from .errors import UserError
 from .paths import whole_or_not_at_all
@@ -119,7 +120,7 @@ def page_data(
                  crystals=k.crystals.tolist(), here=k.here.tolist(), x=k.x.round(3).tolist(), y=k.y.round(3).tolist(), size=sizes(k["count"]).round(1).tolist(),
                  examples=[[where[i] for i in picked.get(kind, [])] for kind in k.index], held=[len(data.examples.get(kind, [])) for kind in k.index],
                  near=[[[data.position[o], round(float(s), 3)] for o, s in n.items()] for n in near])
-    return dict(kinds=kinds, colorings=_page_colorings(data), colors=list(data.color_options), evidence=_evidence(data), formulas=_formula_kinds(data),
+    return dict(kinds=kinds, colorings=_page_colorings(data), colors=list(data.color_options), evidence=_evidence(data), formulas=_formula_kinds(data), nothing=NOTHING,
                 loaded=data.crystals is not None), drawings
 
 # %% ../nbs/26_html.ipynb #fb3c2538

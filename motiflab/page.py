@@ -158,7 +158,7 @@ function mapTraces() {
   const text = K.kind.map((k, i) => "<b>" + esc(k) + "</b>  " + esc(K.name[i]) + "<br>" + many(K.count[i], "motif") + " in " + many(K.crystals[i], "crystal"));
   const chosen = state.selected.length ? {selectedpoints: state.selected} : {};
   return [{type: "scattergl", mode: "markers", x: K.x, y: K.y, text, hovertemplate: "%{text}<extra></extra>", showlegend: false, ...chosen,
-    marker: {size: K.size, color: c.color.map(i => c.palette[i]), opacity: on.map(o => o ? 0.88 : 0.06), line: {width: 0.7, color: ink("--card")}},
+    marker: {size: K.size, color: c.color.map(i => c.palette[i]), opacity: on.map((o, i) => !o ? 0.06 : c.scale && c.palette[c.color[i]] === data.nothing ? 0.2 : 0.88), line: {width: 0.7, color: ink("--card")}},
     selected: {marker: {opacity: 0.95}}, unselected: {marker: {opacity: 0.2}}},
     {type: "scatter", mode: "markers", x: ring.map(i => K.x[i]), y: ring.map(i => K.y[i]), hoverinfo: "skip", showlegend: false,
       marker: {size: ring.map(i => K.size[i] + 9), color: "rgba(0,0,0,0)", line: {width: 2.5, color: ink("--accent")}}}];

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .atlasdata import NO_CRYSTALS, AtlasData, coloring_of, drawing_of, kind_words, motif_points, nearest_kinds, sizes, subscript
-from .colorings import Coloring
+from .colorings import NOTHING, Coloring
 
 # %% auto #0
 __all__ = ['STYLE', 'quiet_figure', 'MapPanel', 'CrystalPanel', 'enrichment_html']
@@ -103,7 +103,8 @@ class MapPanel(_MapFigure):
         "Colour the points; those that are not `lit` become faint"
         coloring = coloring_of(self.data, by, None if self.level == "kinds" else self.points)
         bright = 0.88 if self.level == "kinds" else 0.6
-        opacity = bright if lit is None else np.where(lit, bright, 0.08).astype(np.float32)
+        opacity = np.where(np.asarray(coloring.colors) == NOTHING, 0.2, bright).astype(np.float32) if coloring.scale else bright # what has no number is faint
+        if lit is not None: opacity = np.where(lit, opacity, 0.08).astype(np.float32)
         self.legend.value = _legend_html(coloring, dict(zip(self.data.kinds.symbol, self.data.kinds.name)) if by == "geometry" else {})
         with self.figure.batch_update(): self.trace.marker.update(color=coloring.colors, opacity=opacity)
 
