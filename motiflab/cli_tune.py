@@ -67,7 +67,7 @@ def tune(
             found = search(model, crystals, targets, _split(crystals, split, seed), out, trials, seed, resume, settings)
         _report_study(found, crystals)
 
-# %% ../nbs/72_cli_tune.ipynb #0b32a72c
+# %% ../nbs/72_cli_tune.ipynb #ba8f5741
 def _report_study(found: TuneResult, crystals: CrystalSet) -> None:
     "Figures, and what was found in short"
     from motiflab.figures import model_figures
@@ -83,5 +83,5 @@ def _report_study(found: TuneResult, crystals: CrystalSet) -> None:
     for n, reason in failed["reason"].head(3).items(): print(f"Trial {n} failed: {reason}")
     show_skipped(found.skipped)
     print(f"Look: {found.folder / 'tuning.html'}")
-    print(f"{found.run.model.name}: {counted(len(found.trials), 'trial')} ({', '.join(f'{n} {s}' for s, n in counts.items())}); best: {said_scores(found.run.scores)}; "
+    print(f"{found.run.model.name}: {counted(int((found.trials['state'] != 'repeated').sum()), 'trial')} ({', '.join(f'{n} {s}' for s, n in counts.items())}); best: {said_scores(found.run.scores)}; "
           f"{counted(found.skipped['id'].nunique() if len(found.skipped) else 0, 'crystal')} skipped; written to {found.folder}")

@@ -211,7 +211,7 @@ def _trials(study: optuna.Study, knobs: Sequence[str]) -> pd.DataFrame: # index 
     table = pd.DataFrame(rows, columns=["trial", "state", "value", *knobs, "epochs", "seconds", "same_as", "reason"]).set_index("trial")
     return table.astype(dict(same_as="Int64"))
 
-# %% ../nbs/71_tuning.ipynb #3168cf85
+# %% ../nbs/71_tuning.ipynb #e4fb8641
 @dataclass
 class TuneResult:
     "A search that has ended"
@@ -233,7 +233,7 @@ class TuneResult:
 
     def __repr__(self) -> str:
         counts, values = self.trials["state"].value_counts(), ", ".join(f"{k}={_said(v)}" for k, v in self.values.items())
-        return f"{len(self.trials)} trials ({', '.join(f'{n} {s}' for s, n in counts.items())}), the best is {self.number} with {values}: {self.run!r}"
+        return f"{counts.drop('repeated', errors='ignore').sum()} trials ({', '.join(f'{n} {s}' for s, n in counts.items())}), the best is {self.number} with {values}: {self.run!r}"
 
     def figure(self) -> Picture:
         "Every trial's score in the order of the search, and the best so far"
@@ -271,7 +271,7 @@ def history_figure(
     words = "validation loss" if unit is None else f"validation MAE{f' ({label(unit)})' if unit else ''}"
     return Picture(traces, layout("", 360, showlegend=True, margin=dict(l=64, r=16, t=40, b=52), xaxis=axis("trial", rangemode="tozero"), yaxis=axis(words)))
 
-# %% ../nbs/71_tuning.ipynb #03398553
+# %% ../nbs/71_tuning.ipynb #98a4b481
 _STUDY = "study.db"
 
 def _described(study: _Study) -> dict[str, Any]:
@@ -281,9 +281,8 @@ def _described(study: _Study) -> dict[str, Any]:
     s, values = study.settings, hashlib.sha256(np.ascontiguousarray(study.targets.values).tobytes()).hexdigest()
     graphs = study.source.graphs(study.base.graphs)
     return json.loads(json.dumps(dict(
-        model=study.base.model, space={k: repr(v) for k, v in study.knobs.items()}, options=dict(study.base.options), training=study.base.settings.as_dict(), graphs=graphs.settings,
-        crystals=graphs.hash, targets=study.targets.info.as_dict(), values=values, split=split_hash(study.split.names(study.targets.ids)), seed=study.seed, sampler=s.sampler,
-        startup=s.startup, warmup=s.warmup)))
+        model=study.base.model, seed=study.seed, space={k: repr(v) for k, v in study.knobs.items()}, options=dict(study.base.options), training=study.base.settings.as_dict(), graphs=graphs.settings,
+        crystals=graphs.hash, targets=study.targets.info.as_dict(), values=values, split=split_hash(study.split.names(study.targets.ids)), sampler=s.sampler, startup=s.startup, warmup=s.warmup)))
 
 def _same_study(study: _Study, resume: bool) -> None:
     "Write down what the study is; `UserError` where the folder holds another, or one that was not to be gone on with"
@@ -361,7 +360,7 @@ def _best(study: _Study, trials: pd.DataFrame) -> TuneResult:
     run = load_run(place) if (place / "model.json").exists() else _train(study, values, study.split, place)
     return TuneResult(with_values(study.base, values), values, trials, run, study.folder)
 
-# %% ../nbs/71_tuning.ipynb #1ea82f56
+# %% ../nbs/71_tuning.ipynb #db78f70d
 def _for_graphs(base: Recipe, graphs: GraphSet) -> Recipe:
     "The recipe for graphs that are given: a hybrid reads as many descriptors as they bring"
     told = graphs.arrays.get("descriptor")
@@ -396,7 +395,7 @@ def tune(
     resume: bool = False, # go on with the study that lies in the folder
     settings: TuneSettings = TuneSettings(),
 ) -> TuneResult:
-    "Search for settings on validation crystals; `UserError` for an unknown model, space or knob, a split without validation, or a folder in use"
+    "Search for settings on validation crystals, one process at a time in a folder; `UserError` for an unknown model, space or knob, a split without validation, or a folder in use"
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1: raise UserError(f"n_trials={n_trials!r} must be a whole number from 1 on.")
     from tqdm.auto import tqdm
 
