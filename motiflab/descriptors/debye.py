@@ -25,13 +25,13 @@ def debye_temperature(
     speed_over_distance = np.sqrt(spring * ROOM / np.asarray(volume, float) / (np.asarray(mass, float) * _AMU)) # 1 / s
     return _HBAR_OVER_K * speed_over_distance * (6 * np.pi ** 2) ** (1 / 3)
 
-# %% ../../nbs/descriptors/37_debye.ipynb #7965bd4d
+# %% ../../nbs/descriptors/37_debye.ipynb #b979172c
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 def _integral(x: np.ndarray, integrand) -> np.ndarray:
-    "Integral from 0 to x, for each x"
-    t = np.multiply.outer(x / 2, _POINTS + 1)
-    return (integrand(t) * _WEIGHTS).sum(-1) * x / 2
+    "Integral from 0 to x, for each x; beyond 50 nothing is left to add"
+    half = np.minimum(x, 50.0) / 2
+    return (integrand(np.multiply.outer(half, _POINTS + 1)) * _WEIGHTS).sum(-1) * half
 
 def debye_energy(
     theta: np.ndarray, # (n,) Debye temperature, K
@@ -40,7 +40,7 @@ def debye_energy(
 ) -> np.ndarray: # (n,) kJ / mol of cells
     "Equation 15 for 3 n branches, with zero-point energy"
     x = np.asarray(theta, float) / temperature
-    heat = 9 * GAS_CONSTANT * temperature / x ** 3 * _integral(x, lambda t: t ** 3 / np.expm1(t))
+    heat = 9 * GAS_CONSTANT * temperature / x ** 3 * _integral(x, lambda t: -t ** 3 * np.exp(-t) / np.expm1(-t))
     return n_atoms * (heat + 9 / 8 * GAS_CONSTANT * np.asarray(theta, float))
 
 def debye_heat_capacity(
@@ -50,4 +50,4 @@ def debye_heat_capacity(
 ) -> np.ndarray: # (n,) J / (mol of cells K)
     "Equation 16 for 3 n branches"
     x = np.asarray(theta, float) / temperature
-    return n_atoms * 9000 * GAS_CONSTANT / x ** 3 * _integral(x, lambda t: t ** 4 * np.exp(t) / np.expm1(t) ** 2)
+    return n_atoms * 9000 * GAS_CONSTANT / x ** 3 * _integral(x, lambda t: t ** 4 * np.exp(-t) / np.expm1(-t) ** 2)
