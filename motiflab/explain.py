@@ -224,7 +224,7 @@ def _descriptor_frame(crystals: CrystalSet, descriptors: Any, n_jobs: int | None
     if not isinstance(descriptors, DescriptorSettings): descriptors = DescriptorSettings(bank=True if descriptors is None else tuple(descriptors))
     return descriptor_table(crystals, descriptors, n_jobs)[0]
 
-# %% ../nbs/70_explain.ipynb #b5b1694a
+# %% ../nbs/70_explain.ipynb #fc039785
 def held_out_r2(
     x: np.ndarray, # (n, width) vectors
     y: np.ndarray, # (n,) numbers, NaN where missing
@@ -240,7 +240,7 @@ def held_out_r2(
     known = np.isfinite(y)
     x, y = x[known], y[known]
     if len(y) < 2 or np.ptp(y) <= 1e-9 * max(1, np.abs(y).max()): return float("nan")
-    if len(y) < 2 * x.shape[1]: raise UserError(f"{len(y):,} crystals are too few for a line through {x.shape[1]} numbers: give at least {2 * x.shape[1]}.")
+    if len(y) < 4 * x.shape[1]: raise UserError(f"{len(y):,} crystals are too few for a line through {x.shape[1]} numbers: give at least {4 * x.shape[1]}.")
     predicted = cross_val_predict(make_pipeline(StandardScaler(), LinearRegression()), x, y, cv=KFold(folds, shuffle=True, random_state=seed))
     return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 

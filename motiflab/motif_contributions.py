@@ -155,7 +155,7 @@ def output_scale(
     "How an output becomes a value"
     return (1.0, 0.0) if run.normaliser is None else (run.normaliser.std[column], run.normaliser.mean[column])
 
-# %% ../nbs/70_motif_contributions.ipynb #8adb2ca0
+# %% ../nbs/70_motif_contributions.ipynb #e37c68cc
 @dataclass(frozen=True)
 class MotifContributions:
     "What motifs add to predictions; `motifs`, `crystals`, `by_kind()`"
@@ -183,11 +183,11 @@ class MotifContributions:
 
     def by_kind(self,
         least: int = 1, # crystals that a kind must be met in
-    ) -> pd.DataFrame: # index kind; contribution (sum over a crystal's motifs of the kind, mean over the crystals that have it), per_motif, total, motifs, crystals
+    ) -> pd.DataFrame: # index kind; contribution (sum over a crystal's motifs of the kind, mean over the crystals that have it), spread (standard deviation over these), per_motif, total, motifs, crystals
         "Contributions summed by motif kind, largest in size first"
-        each = self.motifs.groupby(["kind", "crystal_id"]).contribution.agg(["sum", "size"]).groupby("kind").agg(total=("sum", "sum"), motifs=("size", "sum"), crystals=("size", "size"))
+        each = self.motifs.groupby(["kind", "crystal_id"]).contribution.agg(["sum", "size"]).groupby("kind").agg(total=("sum", "sum"), spread=("sum", "std"), motifs=("size", "sum"), crystals=("size", "size"))
         each = each[each.crystals >= least]
-        table = pd.DataFrame(dict(contribution=each.total / each.crystals, per_motif=each.total / each.motifs, total=each.total, motifs=each.motifs, crystals=each.crystals))
+        table = pd.DataFrame(dict(contribution=each.total / each.crystals, spread=each.spread, per_motif=each.total / each.motifs, total=each.total, motifs=each.motifs, crystals=each.crystals))
         return table.sort_values("contribution", key=abs, ascending=False, kind="stable")
 
 # %% ../nbs/70_motif_contributions.ipynb #26969120
