@@ -15,18 +15,17 @@ what was said of the test crystals); weights are not kept, but for what `ship` w
 """
 from __future__ import annotations
 
-import argparse
-import fcntl
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblist import JobList, arguments
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "data" / "hybrids"
+JOBS = JobList(OUT)
 
 
 # what is learned
@@ -229,39 +228,7 @@ def _write(job: str, targets, split, values: np.ndarray, facts: dict) -> None:
         rows.append(dict(job=job, set=name, variant=variant, seed=int(seed), target=t, n_test=int(found["n"]), mae=found["mae"], mad=found["mad"], mae_over_mad=found["mae"] / found["mad"], r2=found["r2"], **facts))
         said.append(pd.DataFrame(dict(job=job, target=t, id=[str(targets.ids[i]) for i in split.test[there]], true=true[there].astype("float32"), predicted=values[there, k].astype("float32"))))
         print(f"{job}: {t} MAE/MAD {rows[-1]['mae_over_mad']:.4f} on {rows[-1]['n_test']} crystals, {facts['seconds']:.0f} s", flush=True)
-    with locked():
-        if job in done(): return
-        path = OUT / "predictions.parquet"
-        pd.concat([pd.read_parquet(path), *said] if path.exists() else said, ignore_index=True).to_parquet(path, index=False, compression="zstd")
-        path = OUT / "scores.csv"
-        pd.concat([pd.read_csv(path), pd.DataFrame(rows)] if path.exists() else [pd.DataFrame(rows)], ignore_index=True).to_csv(path, index=False, float_format="%.6g")
-
-
-@contextmanager
-def locked():
-    "One process at a time"
-    OUT.mkdir(parents=True, exist_ok=True)
-    with open(OUT / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def done() -> set[str]:
-    "Jobs with a row of results"
-    path = OUT / "scores.csv"
-    return set(pd.read_csv(path)["job"]) if path.exists() else set()
-
-
-@contextmanager
-def claimed(job: str):
-    "Whether no other process has this job"
-    folder = OUT / ".claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / job, "w") as claim:
-        try: fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: free = False
-        else: free = job not in done()
-        yield free
+    JOBS.add(job, {"scores.csv": pd.DataFrame(rows), "predictions.parquet": pd.concat(said)})
 
 
 # tables
@@ -307,24 +274,13 @@ def ship() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "list", "table", "ship"])
-    parser.add_argument("--jobs", default="", help="only jobs whose name has this in it; several with commas")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
-    given = parser.parse_args()
-    chosen = [j for j in all_jobs() if any(w in j for w in given.jobs.split(","))]
+    given = arguments(__doc__, ["run", "list", "table", "ship"], all_jobs())
     if given.what == "ship": return ship()
+    if given.what == "list": return JOBS.show(given.chosen)
     if given.what == "table":
         with pd.option_context("display.max_columns", None, "display.width", 250): return print(table().T.to_string())
-    if given.what == "list":
-        for job in chosen: print("done   " if job in done() else "not run", job)
-        return
     write_plan()
-    end = time.time() + 60 * given.minutes
-    for job in chosen:
-        if time.time() > end: break
-        with claimed(job) as free:
-            if free: run_job(job)
+    JOBS.work(given.chosen, run_job, given.minutes)
 
 
 if __name__ == "__main__": main()

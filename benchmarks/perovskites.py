@@ -12,17 +12,16 @@ was in, the prediction, and with a linear readout what the atom on A, the one on
 """
 from __future__ import annotations
 
-import argparse
-import fcntl
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblist import JobList, arguments
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "data" / "perovskites"
+JOBS = JobList(OUT, "results.csv")
 TARGET, ANIONS = "heat_all_eV_per_atom", ("O", "N", "S", "F")
 EPOCHS, SEEDS = 80, (0, 1, 2)
 SHIPPED = "cgcnn-perovskites"
@@ -102,45 +101,14 @@ def keep(job: str, run, rows: pd.DataFrame, who: pd.DataFrame, seconds: float) -
     fact = dict(job=job, variant=variant, seed=int(seed), epochs=len(run.history), best_epoch=run.facts["best_epoch"], parameters=sum(p.numel() for p in run.model.parameters()))
     fact |= {f"n_{p}": len(run.split[p]) for p in run.split} | dict(validation_mae=run.score("mae", "validation"), test_mae=run.score("mae"), test_r2=run.score("r2"), cpu_seconds=round(seconds))
     numbers = rows.select_dtypes("float").columns
-    with alone():
-        if not (OUT / "crystals.parquet").exists(): who.astype(dict(site_A="int8", site_B="int8")).reset_index().to_parquet(OUT / "crystals.parquet", index=False)
-        joined(results(), pd.DataFrame([fact])).to_csv(OUT / "results.csv", index=False, float_format="%.6g")
-        joined(sites(), rows.astype(dict.fromkeys(numbers, "float32")).reset_index().assign(job=job)).to_parquet(OUT / "sites.parquet", index=False)
-
-
-def joined(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    "Rows of other jobs, then the new ones"
-    return new if before.empty else pd.concat([before[before.job != new.job.iloc[0]], new], ignore_index=True)
+    if not (OUT / "crystals.parquet").exists():
+        with JOBS.locked(): who.astype(dict(site_A="int8", site_B="int8")).reset_index().to_parquet(OUT / "crystals.parquet", index=False)
+    JOBS.add(job, {"results.csv": pd.DataFrame([fact]), "sites.parquet": rows.astype(dict.fromkeys(numbers, "float32")).reset_index().assign(job=job)})
+    print(pd.DataFrame([fact]).to_string(index=False), flush=True)
 
 
 def results() -> pd.DataFrame: # a row a job
-    path = OUT / "results.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["job"])
-
-
-def sites() -> pd.DataFrame: # a row a job and crystal
-    path = OUT / "sites.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["job"])
-
-
-@contextmanager
-def alone():
-    "One process at a time writes the tables"
-    OUT.mkdir(parents=True, exist_ok=True)
-    with open(OUT / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def claimed(folder: Path):
-    "Whether no other process has this job"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".taken", "w") as taken:
-        try: fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: free = False
-        else: free = folder.name not in set(results().job)
-        yield free
+    return JOBS.table("results.csv")
 
 
 # what is read off
@@ -190,27 +158,15 @@ def ship(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "list", "table", "ship"])
-    parser.add_argument("--jobs", default="", help="only jobs whose name has this in it; several with commas")
-    parser.add_argument("--runs", type=Path, default=TOP / "runs", help="folder for weights and checkpoints")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
-    given = parser.parse_args()
-    chosen = [j for j in all_jobs() if any(w in j for w in given.jobs.split(","))]
+    given = arguments(__doc__, ["run", "list", "table", "ship"], all_jobs(), lambda p: p.add_argument("--runs", type=Path, default=TOP / "runs", help="folder for weights and checkpoints"))
     if given.what == "table": return print(table())
     if given.what == "ship": return ship(given.runs)
-    if given.what == "list": return print("\n".join(f"{'done   ' if j in set(results().job) else 'not run'} {j}" for j in chosen))
+    if given.what == "list": return JOBS.show(given.chosen)
     import torch
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    end = time.time() + 60 * given.minutes
-    for job in chosen:
-        if time.time() > end: break
-        with claimed(given.runs / job) as free:
-            if free:
-                run_job(job, given.runs)
-                print(results().query("job == @job").to_string(index=False), flush=True)
+    JOBS.work(given.chosen, lambda job: run_job(job, given.runs), given.minutes)
 
 
 if __name__ == "__main__": main()

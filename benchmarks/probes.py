@@ -14,17 +14,16 @@ predictions.parquet, what was said of the test crystals about periods); weights 
 """
 from __future__ import annotations
 
-import argparse
-import fcntl
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from joblist import JobList, arguments
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "data" / "probes"
+JOBS = JobList(OUT)
 
 EPOCHS = dict(chains=30, bank=60)
 SETS = ("short", "long", "double", "mixed", "short_mixed")
@@ -141,42 +140,8 @@ def run_job(job: str) -> None:
     columns = ["task", "r2", "mae", "mad", "mae_over_mad", "accuracy", "commonest", "n_crystals", "scope", "unit", "note"]
     rows = result.table[columns].reset_index().assign(**facts)[[*facts, "target", *columns]]
     said = result.predictions[result.predictions["target"].isin(PERIODS)].assign(job=job)[["job", "target", "id", "true", "predicted"]].astype(dict(id=str, true="float32", predicted="float32"))
-    with locked():
-        _write_csv(OUT / "scores.csv", rows)
-        path = OUT / "predictions.parquet"
-        pd.concat([pd.read_parquet(path), said] if path.exists() else [said], ignore_index=True).to_parquet(path, index=False)
+    JOBS.add(job, {"scores.csv": rows, "predictions.parquet": said})
     print(job, rows[["target", "r2"]].head(3).round(4).values.tolist(), f"{facts['cpu_seconds']} s", flush=True)
-
-
-def _write_csv(path: Path, rows: pd.DataFrame) -> None:
-    pd.concat([pd.read_csv(path), rows] if path.exists() else [rows], ignore_index=True).to_csv(path, index=False, float_format="%.6g")
-
-
-@contextmanager
-def locked():
-    "One process at a time"
-    OUT.mkdir(parents=True, exist_ok=True)
-    with open(OUT / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def done() -> set[str]:
-    "Jobs with a row of results"
-    path = OUT / "scores.csv"
-    return set(pd.read_csv(path)["job"]) if path.exists() else set()
-
-
-@contextmanager
-def claimed(job: str):
-    "Whether no other process has this job"
-    folder = OUT / ".claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / job, "w") as claim:
-        try: fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: free = False
-        else: free = job not in done()
-        yield free
 
 
 # tables
@@ -192,21 +157,10 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "list", "table"])
-    parser.add_argument("--jobs", default="", help="only jobs whose name has this in it; several with commas")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
-    given = parser.parse_args()
-    chosen = [j for j in all_jobs() if any(w in j for w in given.jobs.split(","))]
+    given = arguments(__doc__, ["run", "list", "table"], all_jobs())
     if given.what == "table": return print(table())
-    if given.what == "list":
-        for job in chosen: print("done   " if job in done() else "not run", job)
-        return
-    end = time.time() + 60 * given.minutes
-    for job in chosen:
-        if time.time() > end: break
-        with claimed(job) as free:
-            if free: run_job(job)
+    if given.what == "list": return JOBS.show(given.chosen)
+    JOBS.work(given.chosen, run_job, given.minutes)
 
 
 if __name__ == "__main__": main()
