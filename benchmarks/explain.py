@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hybrids import SETS, SHIPPED, TOP, VARIANTS, columns_of, graph_settings, trained # noqa: E402
+from hybrids import SETS, EXPLAINED, TOP, VARIANTS, columns_of, graph_settings, trained # noqa: E402
 
 OUT = TOP / "data" / "explanations"
 
@@ -29,7 +29,7 @@ def network(label: str, graphs, crystals):
     from motiflab.targets import match_rows, read_targets, split_by_seed
 
     if label in model_names(): return load_model(label)
-    name, kind, seed = SHIPPED[label]
+    name, kind, seed = EXPLAINED[label]
     targets, split = match_rows(read_targets(crystals, SETS[name].targets), split_by_seed(len(crystals), seed=seed), graphs.ids)
     return trained(SETS[name], VARIANTS[kind], graphs, targets, split, seed)[0]
 
@@ -41,7 +41,7 @@ def explained(label: str) -> tuple[pd.DataFrame, pd.DataFrame]: # rows of both t
     from motiflab.explain import METHODS, held_out_r2, importance, pooled_vectors
     from motiflab.graphs import build_graphs
 
-    name, kind, seed = SHIPPED[label]
+    name, kind, seed = EXPLAINED[label]
     frame = columns_of(SETS[name].source)
     crystals = CrystalSet(frame[frame[list(SETS[name].targets)].notna().any(axis=1)])
     graphs = build_graphs(crystals, graph_settings(VARIANTS[kind]), n_jobs=1, progress=False)
@@ -57,7 +57,7 @@ def explained(label: str) -> tuple[pd.DataFrame, pd.DataFrame]: # rows of both t
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
-    for label in sys.argv[1:] or SHIPPED:
+    for label in sys.argv[1:] or EXPLAINED:
         for file, rows in zip(("importance.csv", "representation_r2.csv"), explained(label)):
             if not len(rows): continue
             path = OUT / file

@@ -11,7 +11,8 @@ the split (60 % to learn, 20 % to choose the weights, 20 % to test) and the firs
 network learns all properties of its set at once, by absolute error. All networks of a set have the same optimiser, batches, schedule and
 epochs (`SETS`), but ALIGNN, which is narrow and has a third of them. A network whose loss diverged is trained again with a third of the
 learning rate, at most twice; the column `tries` says so. Results: data/hybrids (scores.csv, a row a job and property; predictions.parquet,
-what was said of the test crystals); weights are not kept, but for what `ship` writes.
+what was said of the test crystals); weights are not kept, but for what `ship` writes. Of phonons_petretto all 1,245 rows with U and Cv are used, the 161
+with a quality flag (large_asr_break, large_cnsr_break) too, as their spread is the paper's.
 """
 from __future__ import annotations
 
@@ -187,21 +188,28 @@ def estimates(formula: str, frame: pd.DataFrame, train: np.ndarray) -> np.ndarra
     return np.column_stack([tried[b][:, k] for k, b in enumerate(best)])
 
 
-def run_job(job: str) -> None:
-    "Train, score and write down"
-    from motiflab.baselines import descriptors_alone
+def prepared(data: Data, variant: Variant | None, seed: int): # table, targets, split, graphs (None without a variant)
+    "Crystals with a value, and what a variant sees of them"
     from motiflab.crystals import CrystalSet
     from motiflab.graphs import build_graphs
     from motiflab.targets import match_rows, read_targets, split_by_seed
 
-    name, kind, seed = job.split("-")
-    data, variant, seed = SETS[name], VARIANTS.get(kind), int(seed)
     frame = columns_of(data.source)
     crystals = CrystalSet(frame[frame[list(data.targets)].notna().any(axis=1)])
     targets, split = read_targets(crystals, data.targets), split_by_seed(len(crystals), seed=seed)
-    if kind in FORMULAS: return _write(job, targets, split, estimates(kind, crystals.frame, split.train)[split.test], dict(tries=1, best_epoch=-1, parameters=0, seconds=0, n_train=len(split.train)))
+    if variant is None: return crystals.frame, targets, split, None
     graphs = build_graphs(crystals, graph_settings(variant), n_jobs=1, progress=False)
-    targets, split = match_rows(targets, split, graphs.ids)
+    return crystals.frame, *match_rows(targets, split, graphs.ids), graphs
+
+
+def run_job(job: str) -> None:
+    "Train, score and write down"
+    from motiflab.baselines import descriptors_alone
+
+    name, kind, seed = job.split("-")
+    data, variant, seed = SETS[name], VARIANTS.get(kind), int(seed)
+    frame, targets, split, graphs = prepared(data, variant, seed)
+    if kind in FORMULAS: return _write(job, targets, split, estimates(kind, frame, split.train)[split.test], dict(tries=1, best_epoch=-1, parameters=0, seconds=0, n_train=len(split.train)))
     if variant.shuffled: graphs = shuffled(graphs, seed)
     start, facts = time.time(), dict(tries=1, best_epoch=-1, parameters=0)
     if variant.model in ("forest", "boosting"):
@@ -253,22 +261,15 @@ def _cell(values: pd.Series) -> str:
     return f"{values.mean():.3f}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else " (1 seed)")
 
 
-SHIPPED = {"de-cgcnn-vibrations": ("phonons", "de_cgcnn", 0), "cgcnn-vibrations": ("phonons", "cgcnn", 0), "de-cgcnn-conductivity": ("kappa", "de_cgcnn", 0)} # name -> job
+SHIPPED = {"de-cgcnn-vibrations": ("phonons", "de_cgcnn", 0), "de-cgcnn-conductivity": ("kappa", "de_cgcnn", 0)} # name -> set, variant, seed
+EXPLAINED = SHIPPED | {"cgcnn-vibrations": ("phonons", "cgcnn", 0)} # what benchmarks/explain.py looks into
 
 
 def ship() -> None:
     "Train the jobs of `SHIPPED` and keep their networks"
-    from motiflab.crystals import CrystalSet
-    from motiflab.graphs import build_graphs
-    from motiflab.targets import match_rows, read_targets, split_by_seed
-
     for label, (name, kind, seed) in SHIPPED.items():
-        data, variant = SETS[name], VARIANTS[kind]
-        frame = columns_of(data.source)
-        crystals = CrystalSet(frame[frame[list(data.targets)].notna().any(axis=1)])
-        graphs = build_graphs(crystals, graph_settings(variant), n_jobs=1, progress=False)
-        targets, split = match_rows(read_targets(crystals, data.targets), split_by_seed(len(crystals), seed=seed), graphs.ids)
-        run, _ = trained(data, variant, graphs, targets, split, seed)
+        _, targets, split, graphs = prepared(SETS[name], VARIANTS[kind], seed)
+        run, _ = trained(SETS[name], VARIANTS[kind], graphs, targets, split, seed)
         run.save(TOP / "data" / "models" / label)
         print(label, {t: round(run.score("mae", target=t), 4) for t in targets.names})
 

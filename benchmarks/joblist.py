@@ -58,17 +58,23 @@ class JobList:
                 part.replace(path)
 
     def work(self, jobs: Sequence[str], run: Callable[[str], None], minutes: float = float("inf")) -> None:
-        "The jobs that are left, one after the other; none is begun after so many minutes"
+        "The jobs that are left, one after the other; none is begun after so many minutes. One that fails is written down with its reason, and the others go on"
+        from motiflab.errors import UserError
+
         end = time.time() + 60 * minutes
         for job in jobs:
             if time.time() > end: return
             with self.claimed(job) as free:
-                if free: run(job)
+                if not free: continue
+                try: run(job)
+                except UserError as error:
+                    print(f"{job} failed: {error}", flush=True)
+                    self.add(job, {"failed.csv": pd.DataFrame([dict(job=job, reason=str(error))])})
 
     def show(self, jobs: Sequence[str]) -> None:
-        "What was run, what was not"
-        done = self.done()
-        for job in jobs: print("done   " if job in done else "not run", job)
+        "What was run, what failed and why, what was not run"
+        done, failed = self.done(), self.table("failed.csv").set_index("job").get("reason", {})
+        for job in jobs: print("done   " if job in done else "failed " if job in failed else "not run", job, failed[job] if job in failed and job not in done else "")
 
 
 def arguments(doc: str, what: Sequence[str], jobs: Sequence[str], more: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> argparse.Namespace:
@@ -80,4 +86,5 @@ def arguments(doc: str, what: Sequence[str], jobs: Sequence[str], more: Callable
     more(parser)
     given = parser.parse_args()
     given.chosen = [j for j in jobs if any(w in j for w in given.jobs.split(","))]
+    if not given.chosen: parser.error(f"no job has {given.jobs!r} in its name; `list` names them all")
     return given

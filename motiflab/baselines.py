@@ -12,7 +12,7 @@ import pandas as pd
 
 from .crystalset import CrystalSet
 from .errors import UserError, check_option
-from .targets import Split, Targets
+from .targets import Split, Targets, check_leakage
 
 # %% auto #0
 __all__ = ['MAGPIE', 'STATISTICS', 'ALONE', 'magpie_table', 'element_fractions', 'composition_statistics', 'CompositionForest',
@@ -95,7 +95,7 @@ class CompositionForest:
         return list(groups.values())
 
     def fit(self,
-        features: np.ndarray, # (n, 132) as of `composition_statistics`
+        features: np.ndarray, # (n, k) such as `composition_statistics` gives
         values: np.ndarray, # (n, n_targets) numbers, or (n, 1) numbers of classes; NaN where missing
     ) -> CompositionForest: # self
         "Learn; `UserError` for a target without a value"
@@ -110,7 +110,7 @@ class CompositionForest:
         return self
 
     def predict(self,
-        features: np.ndarray, # (n, 132) as of `composition_statistics`
+        features: np.ndarray, # (n, k) such as `composition_statistics` gives
     ) -> np.ndarray: # (n, n_targets) as of `fit`
         "Numbers, or numbers of classes"
         out = np.empty((len(features), sum(len(columns) for columns, _ in self.forests_)))
@@ -132,15 +132,17 @@ class DescriptorBoosting(CompositionForest):
 ALONE = dict(forest=CompositionForest, boosting=DescriptorBoosting) # kind -> learner
 
 def descriptors_alone(
-    table: pd.DataFrame, # (n_crystals, k) numbers, NaN where undefined; rows as in `targets`
+    table: pd.DataFrame, # (n_crystals, k) numbers by id, NaN where undefined
     targets: Targets,
     split: Split, # rows of `targets`: training rows are learned from, the others only answered for
     kind: str = "forest", # or boosting
     seed: int = 0,
     n_jobs: int | None = 1, # processors of a forest
 ) -> np.ndarray: # (n_crystals, n_targets)
-    "What descriptors tell without a graph; `UserError` for an unknown kind or rows that do not match"
+    "What descriptors tell without a graph; `UserError` for an unknown kind, for crystals without a row, and for the target among the descriptors"
+    from motiflab.graphs.packed import rows_by_id
+
     learner = ALONE[check_option("kind", kind, ALONE)]
-    if len(table) != len(targets): raise UserError(f"There are descriptors of {len(table):,} crystals but targets of {len(targets):,}.")
-    x = table.to_numpy(float)
+    x = rows_by_id(table, targets.ids)
+    check_leakage(pd.DataFrame(x[split.train], columns=table.columns), targets.take(split.train))
     return learner(targets.task, seed, n_trees=300, n_jobs=n_jobs).fit(x[split.train], targets.values[split.train].astype(float)).predict(x)

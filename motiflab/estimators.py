@@ -82,7 +82,12 @@ class _CrystalEstimator(BaseEstimator):
     def _build(self, crystals: Any, settings: GraphSettings) -> tuple[GraphSet, int]:
         "Graphs with the place of each crystal as its id, and the number of crystals; warns of those left out"
         found = as_structures(crystals)
-        graphs = build_graphs(CrystalSet(pd.DataFrame(dict(structure=as_array(found)))), settings, n_jobs=self.n_jobs, progress=False)
+        table = pd.DataFrame(dict(structure=as_array(found)))
+        frame = crystals.frame if isinstance(crystals, CrystalSet) else crystals
+        if isinstance(frame, pd.DataFrame) and settings.descriptors: # columns of one's own beside the graph
+            for name in settings.descriptors.columns:
+                if name in frame: table[name] = frame[name].to_numpy()
+        graphs = build_graphs(CrystalSet(table), settings, n_jobs=self.n_jobs, progress=False)
         if len(graphs) < len(found):
             lost = graphs.skipped[~graphs.skipped["id"].isin(graphs.ids)]
             warnings.warn(f"{len(found) - len(graphs)} of {len(found)} crystals became no graph and are left out; of the first, number {lost['id'].iloc[0]}, it is said: {lost['reason'].iloc[0]}", stacklevel=3)

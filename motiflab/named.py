@@ -5,6 +5,7 @@
 # %% ../nbs/57_named.ipynb #d1f9467a
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,8 @@ def _answers(model: Run | Ensemble, crystals: CrystalSet, options: dict) -> tupl
     except UserError as error:
         if not str(error).startswith(("No crystal became", "There is no crystal")): raise
         return pd.DataFrame(columns=_columns(model)), _reasons(crystals, error, None)
+    noted = graphs.skipped[graphs.skipped["stage"] == "descriptors"]
+    if len(noted): warnings.warn(f"{len(noted):,} of {len(graphs):,} crystals lack descriptors that the model reads, and are predicted without them; of {str(noted['id'].iloc[0])!r}: {noted['reason'].iloc[0]}", stacklevel=3)
     return model.predict(graphs), _reasons(crystals, None, graphs.skipped)
 
 def _columns(model: Run | Ensemble) -> list[str]:

@@ -36,7 +36,7 @@ class Recipe:
         seed: int | None = None, # of the first weights; None takes the settings'
     ) -> nn.Module:
         "The model with new weights"
-        told = {} if self.graphs.descriptors is None else dict(n_descriptors=len(self.graphs.descriptors.names))
+        told = {} if self.graphs.descriptors is None or not MODELS[self.model].takes_descriptors else dict(n_descriptors=len(self.graphs.descriptors.names))
         return seeded_model(self.model, targets, self.settings.seed if seed is None else seed, **told | dict(self.options))
 
     def settings_for(self,

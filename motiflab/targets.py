@@ -19,7 +19,7 @@ from .errors import UserError, check_option, near_miss
 
 # %% auto #0
 __all__ = ['TASKS', 'SPARSE', 'MAX_CLASSES', 'PARTS', 'MIN_TRAIN', 'unit_of', 'TargetInfo', 'Targets', 'read_targets', 'Split',
-           'split_hash', 'split_by_seed', 'split_by_column', 'match_rows', 'usable', 'Normaliser']
+           'split_hash', 'split_by_seed', 'split_by_column', 'match_rows', 'usable', 'Normaliser', 'check_leakage']
 
 # %% ../nbs/50_targets.ipynb #e8f67b1e
 TASKS = ("regression", "classification")
@@ -310,3 +310,34 @@ class Normaliser:
     def _like(values, numbers):
         "The numbers as an array or tensor of the same kind"
         return values.new_tensor(numbers) if hasattr(values, "new_tensor") else np.asarray(numbers, dtype=np.float64)
+
+# %% ../nbs/50_targets.ipynb #0bd3fed6
+_SAME_ORDER = 0.9999 # rank correlation from which a column is a copy
+_SAME_LINE = 1 - 1e-9 # the same of Pearson's correlation, where crystals are few
+_ENOUGH = 20 # crystals from which equal order is no accident
+
+def _copies(column: np.ndarray, target: np.ndarray) -> bool:
+    "Whether a column is the target but for its scale"
+    both = np.isfinite(column) & np.isfinite(target)
+    x, y = column[both], target[both]
+    if len(x) < 3 or not np.ptp(x) or not np.ptp(y): return False
+    if abs(np.corrcoef(x, y)[0, 1]) > _SAME_LINE: return True
+    return len(x) >= _ENOUGH and abs(pd.Series(x).corr(pd.Series(y), method="spearman")) > _SAME_ORDER
+
+def _separates(column: np.ndarray, classes: np.ndarray) -> bool:
+    "Whether each class has a range of the column to itself"
+    both = np.isfinite(column) & np.isfinite(classes)
+    held = pd.DataFrame(dict(x=column[both], y=classes[both])).sort_values("x")
+    if len(held) < _ENOUGH or held.y.nunique() < 2 or held.y.value_counts().min() < 5: return False
+    return held.groupby("x").y.nunique().max() == 1 and int((held.y.diff().fillna(0) != 0).sum()) == held.y.nunique() - 1
+
+def check_leakage(
+    told: pd.DataFrame, # (n_train, k) descriptors of training crystals
+    targets: Targets, # of the same crystals
+) -> None:
+    "`UserError` that names the descriptor which is the target"
+    for k, name in enumerate(targets.names):
+        if name in told: raise UserError(f"The target {name!r} is among the descriptors: leave it out of them, or learn something else.")
+        found = _copies if targets.task == "regression" else _separates
+        for column in told:
+            if found(told[column].to_numpy(float), targets.values[:, k].astype(float)): raise UserError(f"The descriptor {str(column)!r} is the target {name!r} but for its scale: leave it out of the descriptors.")

@@ -5,7 +5,6 @@
 # %% ../nbs/53_training.ipynb #03e41224
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -21,13 +20,12 @@ from .graphs.packed import GraphSet
 from .runs import Run, load_run, network_outputs, own_table, package_versions, score_table, truth_table, with_unseen
 from .scores import Calibration
 from .settings import TrainSettings, loss_name
-from .targets import Normaliser, Split, TargetInfo, Targets, match_rows, read_targets, split_by_column, split_by_seed, split_hash, usable
+from .targets import Normaliser, Split, TargetInfo, Targets, match_rows, check_leakage, read_targets, split_by_column, split_by_seed, split_hash, usable
 
 _all_ = ["TrainSettings", "read_targets", "split_by_seed", "split_by_column", "load_run"]
 
 # %% auto #0
-__all__ = ['seeded_model', 'check_leakage', 'train', 'fit_data', 'TrainSettings', 'read_targets', 'split_by_seed',
-           'split_by_column', 'load_run']
+__all__ = ['seeded_model', 'train', 'fit_data', 'TrainSettings', 'read_targets', 'split_by_seed', 'split_by_column', 'load_run']
 
 # %% ../nbs/53_training.ipynb #b93d2fdb
 def seeded_model(
@@ -51,25 +49,6 @@ def _told(name: str, graphs: GraphSet) -> dict[str, int]: # options
     return dict(n_descriptors=graphs.arrays["descriptor"].shape[1])
 
 # %% ../nbs/53_training.ipynb #cd47548d
-_SAME = 1 - 1e-9 # correlation from which two columns are one
-
-def check_leakage(
-    graphs: GraphSet, # of training crystals, with descriptors
-    targets: Targets, # of the same crystals
-) -> None:
-    "`UserError` that names the descriptor which is the target"
-    if "descriptor" not in graphs.arrays: return
-    names = DescriptorSettings.from_dict(graphs.settings["descriptors"]).names
-    for name in targets.names:
-        if name in names: raise UserError(f"The target {name!r} is among the descriptors: leave it out of them, or learn something else.")
-    if targets.task == "classification": return
-    told = graphs.arrays["descriptor"].double().cpu().numpy()
-    for (k, name), (d, column) in product(enumerate(targets.names), enumerate(names)):
-        both = np.isfinite(told[:, d]) & np.isfinite(targets.values[:, k])
-        x, y = told[both, d], targets.values[both, k].astype(float)
-        if len(x) < 3 or not x.std() or not y.std(): continue
-        if abs(np.corrcoef(x, y)[0, 1]) > _SAME: raise UserError(f"The descriptor {column!r} is the target {name!r} but for its scale: leave it out of the descriptors.")
-
 def _check_outputs(model: nn.Module, data: FitData) -> None:
     "`UserError` where a model has not as many outputs as the targets need"
     loss_name(None, data.targets.task)
@@ -77,11 +56,17 @@ def _check_outputs(model: nn.Module, data: FitData) -> None:
     if n != data.targets.n_outputs:
         raise UserError(f"The model has {n} outputs but {', '.join(data.targets.names)} need {data.targets.n_outputs}: build it with n_outputs={data.targets.n_outputs}.")
 
+def _told_columns(graphs: GraphSet) -> pd.DataFrame: # index id, a column a descriptor
+    "The descriptors beside graphs"
+    values = graphs.arrays.get("descriptor")
+    if values is None: return pd.DataFrame(index=graphs.ids)
+    return pd.DataFrame(values.double().cpu().numpy(), graphs.ids, DescriptorSettings.from_dict(graphs.settings["descriptors"]).names)
+
 def _prepare(model: nn.Module, data: FitData) -> None:
     "What a model measures on training crystals; `UserError` where the target is among what it reads, or where it has other outputs"
     train = data.graphs.subset(data.split.train)
     if getattr(model, "takes_descriptors", False):
-        check_leakage(train, data.targets.take(data.split.train))
+        check_leakage(_told_columns(train), data.targets.take(data.split.train))
         model.learn_scales(train)
     _check_outputs(model, data)
 

@@ -1,5 +1,7 @@
 "Descriptors beside a graph: what is put there, how it is scaled, and every way in which that can go wrong"
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +13,14 @@ from motiflab.crystals import CrystalSet, read_crystals
 from motiflab.descriptors import DescriptorSettings, descriptor_table
 from motiflab.descriptors.blocks import named_descriptors
 from motiflab.errors import UserError
+from motiflab.estimators import CrystalRegressor
 from motiflab.graphs import AtomGraph, GraphSettings, MotifGraph, build_graphs
 from motiflab.models import MODELS, build_model
 from motiflab.models.hybrid import FAR, HYBRIDS, Hybrid
 from motiflab.named import predict_crystals
 from motiflab.recipes import recipe
 from motiflab.runs import load_run
-from motiflab.targets import read_targets, split_by_seed
+from motiflab.targets import Targets, check_leakage, read_targets, split_by_seed
 from motiflab.training import TrainSettings, train
 
 CELL = DescriptorSettings(bank=("n_atoms", "volume_per_atom", "density"))
@@ -87,6 +90,8 @@ def test_settings_are_checked_and_survive_json():
     with pytest.raises(UserError, match="none is named"): DescriptorSettings(bank=False)
     with pytest.raises(UserError, match="called 'density'"): DescriptorSettings(columns=("density",))
     with pytest.raises(UserError, match="composition"): DescriptorSettings.from_dict(dict(compositon=True))
+    for wrong in (dict(bank="density"), dict(columns="good"), dict(bank=3), dict(bank=None), dict(composition="yes"), dict(face_tolerance=-1), dict(bank=("a", "a"))):
+        with pytest.raises(UserError, match="must be|called 'a'"): DescriptorSettings.from_dict(wrong)
     assert named_descriptors(None) is None and named_descriptors(["motifs", "x"]) == DescriptorSettings(bank=False, motifs=True, columns=("x",))
 
 
@@ -185,6 +190,8 @@ def test_saved_loaded_and_resumed(graphs, crystals, tmp_path):
 def test_the_target_among_the_descriptors_is_refused_by_name(crystals):
     scaled = CrystalSet(crystals.frame.assign(sites=[-3.0 * len(s) + 1 for s in crystals.structures], extent=[float(len(s)) for s in crystals.structures]))
     graphs = graphs_of(scaled, bank=("density",), columns=["extent"])
+    by_class = read_targets(scaled, "extent", threshold=6)
+    with pytest.raises(UserError, match="among"): train(small(graphs), graphs, by_class, split_by_seed(60), QUICK)
     for target in ("extent", "sites"):
         with pytest.raises(UserError, match=f"'extent'.*{'among' if target == 'extent' else 'sites'}"): train(small(graphs), graphs, read_targets(scaled, target), split_by_seed(60), QUICK)
     plain = build_model("cgcnn", 1, width=16, n_blocks=1)
@@ -214,15 +221,67 @@ def test_graphs_without_or_with_other_descriptors(graphs, crystals):
     assert recipe("quick", "de-cgcnn").graphs.descriptors == DescriptorSettings() and recipe("cogn", "de-amdnet", CELL).graphs.motifs is not None
 
 
+def test_copies_of_the_target_are_found_however_they_are_dressed():
+    rng = np.random.default_rng(3)
+    y, names = rng.gamma(2.0, size=60), tuple(range(60))
+    number, halves = Targets(names=("y",), values=y[:, None], ids=names), Targets(names=("c",), task="classification", classes=(0, 1), values=(y > 1.5)[:, None].astype(float), ids=names)
+    for copy in (y.round(3), np.log(y), -1e5 + y, np.float32(y * 1e-3 + 10.0)):
+        with pytest.raises(UserError, match="'d' is the target 'y'"): check_leakage(pd.DataFrame(dict(d=copy)), number)
+    for copy in (y, np.where(y > 1.5, 7.0, 2.0)):
+        with pytest.raises(UserError, match="'d' is the target 'c'"): check_leakage(pd.DataFrame(dict(d=copy)), halves)
+    check_leakage(pd.DataFrame(dict(good=y + 0.2 * rng.normal(size=60), noise=rng.normal(size=60), gap=np.full(60, np.nan))), number)
+    check_leakage(pd.DataFrame(dict(good=y + 0.2 * rng.normal(size=60))), halves)
+
+
+def test_small_units_are_as_good_as_large_ones(crystals):
+    frame = crystals.frame.assign(joule=crystals.frame["noise"] * 1.6e-19, same=5e-20)
+    graphs = build_graphs(CrystalSet(frame), settings(bank=False, columns=("joule", "noise", "same")), n_jobs=1, cache=False, progress=False)
+    model = small(graphs)
+    model.learn_scales(graphs)
+    told = model.scale(graphs.arrays["descriptor"])
+    assert torch.allclose(told[:, 0], told[:, 1], atol=1e-4) and told[:, 1].std() > 0.9 and (told[:, 2] == 0).all()
+
+
+def test_every_missing_block_has_a_reason(crystals):
+    from pymatgen.core import Lattice, Structure
+
+    iron = Structure(Lattice.cubic(2.8), ["Fe"], [[0, 0, 0]])
+    odd = CrystalSet(pd.concat([crystals.frame[["structure"]].iloc[:3], pd.DataFrame(dict(structure=[iron]), index=["iron"])]))
+    found = graphs_of(odd, bank=("density",), motifs=True, motif2vec=True)
+    gaps = torch.isnan(found.arrays["descriptor"]).any(1)
+    assert gaps[3] and set(found.skipped[found.skipped.stage == "descriptors"].id) == {found.ids[k] for k in gaps.nonzero()[:, 0].tolist()}
+    model = small(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = train(small(graphs_of(crystals, bank=("density",), motifs=True, motif2vec=True)), graphs_of(crystals, bank=("density",), motifs=True, motif2vec=True), read_targets(crystals, "extensive"), split_by_seed(60), QUICK)
+    with pytest.warns(UserWarning, match="lack descriptors"): predict_crystals(run, odd, n_jobs=1, cache=False, progress=False)
+    assert model.encoder is not None
+
+
+def test_a_frozen_encoder_that_learned_nothing_is_warned_of(graphs):
+    with pytest.warns(UserWarning, match="take_encoder"): small(graphs, frozen=True).learn_scales(graphs)
+    with pytest.raises(UserError, match="run.model"): small(graphs).take_encoder("run")
+    with pytest.raises(UserError, match="list of widths"): build_model("de-cgcnn", joint=64)
+
+
+def test_an_estimator_takes_columns_of_ones_own(crystals):
+    how = dict(settings=dict(epochs=1, accelerator="cpu"), graphs=settings(bank=False, columns=("noise",)), options=dict(width=8, n_blocks=1))
+    fitted = CrystalRegressor("de-cgcnn", **how).fit(crystals.frame, crystals.frame["extensive"])
+    assert np.isfinite(fitted.predict(crystals.frame)).all()
+    with pytest.raises(UserError, match="'noise'"): fitted.predict(crystals.structures)
+
+
 # -------------------------------------------------- descriptors alone
 @pytest.mark.parametrize("kind", ALONE)
 def test_descriptors_alone(kind, graphs, crystals):
-    table, targets, split = pd.DataFrame(graphs.arrays["descriptor"].numpy(), graphs.ids), read_targets(crystals, ["extensive", "gappy"]), split_by_seed(60)
+    table, targets, split = pd.DataFrame(graphs.arrays["descriptor"][:, :-1].numpy(), graphs.ids), read_targets(crystals, ["extensive", "gappy"]), split_by_seed(60) # all but `gappy`
     values = descriptors_alone(table, targets, split, kind)
     true = targets.values[split.test, 0]
     assert values.shape == (60, 2) and abs(values[split.test, 0] - true).mean() < abs(true - true.mean()).mean() and np.array_equal(values, descriptors_alone(table, targets, split, kind))
     with pytest.raises(UserError, match="forest"): descriptors_alone(table, targets, split, "forrest")
-    with pytest.raises(UserError, match="60"): descriptors_alone(table.iloc[1:], targets, split, kind)
+    assert np.array_equal(descriptors_alone(table[::-1], targets, split, kind), values)
+    with pytest.raises(UserError, match="1 of 60"): descriptors_alone(table.iloc[1:], targets, split, kind)
+    with pytest.raises(UserError, match="'extensive' is among"): descriptors_alone(table.assign(extensive=1.0), targets, split, kind)
 
 
 # -------------------------------------------------- on the command line

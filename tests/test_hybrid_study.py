@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from motiflab.errors import UserError
 from motiflab.shipped import shipped_path
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -41,6 +42,16 @@ def test_a_job_is_done_once_and_written_over(tmp_path):
     assert jobs.table("scores.csv").set_index("job").value.to_dict() == dict(one=7.0, two=1.0, three=1.0) and len(jobs.table("said.parquet")) == 6
     jobs.work(["four"], run, minutes=-1)
     assert "four" not in jobs.done()
+
+
+def test_a_job_that_fails_is_written_down_and_the_others_go_on(tmp_path, capsys):
+    jobs = JobList(tmp_path)
+    def run(job):
+        if job == "bad": raise UserError("The loss became NaN.")
+        jobs.add(job, rows(job))
+    jobs.work(["bad", "good"], run)
+    jobs.show(["bad", "good", "late"])
+    assert jobs.done() == {"good"} and capsys.readouterr().out.splitlines()[-3:] == ["failed  bad The loss became NaN.", "done    good ", "not run late "]
 
 
 def hold(folder, taken, free) -> None:

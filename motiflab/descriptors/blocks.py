@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from ..errors import UserError, check_option, near_miss
 from ..motifs.polyhedra import geometry_symbols
 
 # %% auto #0
-__all__ = ['DescriptorSettings', 'named_descriptors', 'numbers_of', 'descriptor_table']
+__all__ = ['MAX_NUMBER', 'DescriptorSettings', 'named_descriptors', 'numbers_of', 'descriptor_table']
 
 # %% ../../nbs/descriptors/38_blocks.ipynb #8afd1560
 _WITHOUT = ("space_group_number",) # a name that looks like a number: the paper leaves it out, the crystal system stands for it
@@ -38,12 +38,22 @@ class DescriptorSettings:
     face_tolerance: float = 1e-5 # of `DescriptorBank`
 
     def __post_init__(self) -> None:
-        for name in ("bank", "columns"):
-            if isinstance(getattr(self, name), list): object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_kinds()
         if not isinstance(self.bank, bool): descriptor_names(self.bank)
-        double = next((n for n in self.columns if list(self.columns).count(n) > 1 or n in self._own), None)
+        double = next((n for n in self.columns if list(self.columns).count(n) > 1 or n in self._own), None) or next((n for n in self.bank_names if self.bank_names.count(n) > 1), None)
         if double is not None: raise UserError(f"Two descriptors are called {double!r}: rename or leave out one of the columns.")
         if not self.names: raise UserError("Descriptors are asked for, but none is named: choose among bank, composition, motifs, motif2vec and columns.")
+
+    def _check_kinds(self) -> None:
+        "Lists become tuples; `UserError` for what is no setting"
+        for name in ("bank", "columns"):
+            value = getattr(self, name)
+            if isinstance(value, bool) and name == "bank": continue
+            if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value): raise UserError(f"{name}={value!r} must be a list of names" + (", True or False." if name == "bank" else "."))
+            object.__setattr__(self, name, tuple(value))
+        for name in ("composition", "motifs", "motif2vec"):
+            if not isinstance(getattr(self, name), bool): raise UserError(f"{name}={getattr(self, name)!r} must be True or False.")
+        if not 0 <= self.face_tolerance < 1: raise UserError(f"face_tolerance={self.face_tolerance!r} must be at least 0 and less than 1.")
 
     @property
     def bank_names(self) -> list[str]:
@@ -53,9 +63,7 @@ class DescriptorSettings:
 
     @cached_property
     def _own(self) -> list[str]:
-        from motiflab.baselines import MAGPIE, STATISTICS
-
-        return (_bank_columns(self.bank_names) + [f"{s} {p}" for p in MAGPIE for s in STATISTICS] * self.composition
+        return (_bank_columns(self.bank_names) + (_composition_columns() if self.composition else [])
                 + [*_SHARING, *(f"share of {g}" for g in geometry_symbols())] * self.motifs + [f"motif2vec {k}" for k in range(_VECTOR)] * self.motif2vec)
 
     @property
@@ -81,6 +89,12 @@ class DescriptorSettings:
         return cls(**values)
 
 # %% ../../nbs/descriptors/38_blocks.ipynb #17e944cd
+def _composition_columns() -> list[str]:
+    "Columns of the statistics over elements"
+    from motiflab.baselines import MAGPIE, STATISTICS
+
+    return [f"{s} {p}" for p in MAGPIE for s in STATISTICS]
+
 def _bank_columns(names: list[str]) -> list[str]:
     "Columns of the bank's descriptors"
     return [c for n in names for c in ([f"crystal_system={s}" for s in CRYSTAL_SYSTEMS] if n == "crystal_system" else [n])]
@@ -119,13 +133,13 @@ def _motif_counts(table: Any, ids: list) -> pd.DataFrame: # (n_crystals, 7 + n_g
     out[_SHARING[6]] = 1 - out[[c for c in out if c.startswith("share of ")]].sum(axis=1).where(n > 0, 1.0)
     return out
 
-def _motif_block(crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None) -> pd.DataFrame:
+def _motif_block(crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None) -> tuple[pd.DataFrame, dict]: # values; id -> why there are no motifs
     "What is asked for of counts and mean vectors"
     from motiflab.motif2vec import Motif2Vec
     from motiflab.motifs.extract import extract_motifs
 
     table, parts = extract_motifs(crystals, n_jobs=n_jobs, progress=False), []
-    failed = set(table.skipped["id"])
+    failed = dict(zip(table.skipped["id"], table.skipped["reason"]))
     ids = [i for i in crystals.frame.index if i not in failed]
     if settings.motifs:
         counts = _motif_counts(table, ids)
@@ -135,9 +149,11 @@ def _motif_block(crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int
         vectors = Motif2Vec.shipped("motif2vec_oxides").vectors_
         found = vectors.reindex(table.kinds).groupby(table.motifs.crystal_id.to_numpy()).mean()
         parts.append(found.set_axis([f"motif2vec {k}" for k in range(_VECTOR)], axis=1).reindex(ids))
-    return pd.concat(parts, axis=1).reindex(crystals.frame.index)
+    return pd.concat(parts, axis=1).reindex(crystals.frame.index), failed
 
 # %% ../../nbs/descriptors/38_blocks.ipynb #2447a36b
+MAX_NUMBER = 1e30 # greater ones leave no room in single precision
+
 def numbers_of(
     frame: pd.DataFrame, # index id
     columns: tuple[str, ...], # wanted
@@ -145,13 +161,21 @@ def numbers_of(
     "Columns of numbers; `UserError` for one that is not there, or that holds something else"
     for name in columns:
         if name in frame.columns and name != "structure": continue
-        close = near_miss(name, [str(c) for c in frame.columns if c != "structure"], 1)
-        raise UserError(f"The crystals bring no descriptor column {name!r}: " + (f"did you mean {close[0]!r}?" if close else "add it to their table, or train without it."))
+        close = near_miss(name, [*(str(c) for c in frame.columns if c != "structure"), *_BLOCKS], 1)
+        raise UserError(f"The crystals bring no descriptor column {name!r}: " + (f"did you mean {close[0]!r}?" if close else "add it to their table."))
+    dates = [c for c in columns if pd.api.types.is_datetime64_any_dtype(frame[c]) or pd.api.types.is_timedelta64_dtype(frame[c])]
+    if dates: raise UserError(f"The descriptor column {dates[0]!r} holds times, not numbers: give years or days as numbers.")
     out = frame[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
     for name in columns:
-        wrong = (out[name].isna() & frame[name].notna()) | np.isinf(out[name])
-        if wrong.any(): raise UserError(f"The descriptor column {name!r} holds {str(frame[name][wrong].iloc[0])[:40]!r} for crystal {wrong.idxmax()!r}, which is not a finite number: mend or empty the cell.")
+        wrong = (out[name].isna() & frame[name].notna()) | (out[name].abs() > MAX_NUMBER)
+        if wrong.any(): raise UserError(f"The descriptor column {name!r} holds {str(frame[name][wrong].iloc[0])[:40]!r} for crystal {str(wrong.idxmax())!r}, which is not a number of single precision: mend or empty the cell.")
     return out
+
+def _with_reasons(reasons: pd.DataFrame, block: pd.DataFrame, why: Callable[[Any], str]) -> pd.DataFrame: # id, descriptor, reason
+    "A reason for each crystal to which a block has no value, under the name of its first missing column"
+    missing = block.isna()
+    rows = [dict(id=i, descriptor=block.columns[m.to_numpy().argmax()], reason=why(i)) for i, m in missing[missing.any(axis=1)].iterrows()]
+    return pd.concat([reasons, pd.DataFrame(rows)], ignore_index=True) if rows else reasons
 
 def descriptor_table(
     crystals: CrystalSet, # any number
@@ -166,6 +190,11 @@ def descriptor_table(
     if settings.bank_names:
         table, reasons = _bank_block(crystals, settings, n_jobs)
         parts.append(table)
-    if settings.composition: parts.append(composition_statistics(crystals))
-    if settings.motifs or settings.motif2vec: parts.append(_motif_block(crystals, settings, n_jobs))
+    if settings.composition:
+        parts.append(composition_statistics(crystals))
+        reasons = _with_reasons(reasons, parts[-1], lambda i: "It holds a species that is no element.")
+    if settings.motifs or settings.motif2vec:
+        block, failed = _motif_block(crystals, settings, n_jobs)
+        parts.append(block)
+        reasons = _with_reasons(reasons, block, lambda i: failed.get(i, "It has no motif, or none whose kind or symmetry measure is known."))
     return pd.concat([*parts, given], axis=1)[settings.names], reasons

@@ -9,7 +9,6 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -189,15 +188,18 @@ def _feed_crystals(digest, crystals: Sequence[PlainCrystal | str]) -> None:
     for k, c in enumerate(given):
         if c.oxidation is not None: _feed(digest, np.r_[k, c.oxidation])
 
-def _key(job: _Job) -> str: # 64 hexadecimal digits
-    "What the graphs depend on, in a hash"
+def _versions() -> list:
+    "Of what computes"
     import pymatgen.core
     from motiflab import __version__
 
+    return [FORMAT, VERSION, __version__, pymatgen.core.__version__]
+
+def _key(job: _Job) -> str: # 64 hexadecimal digits
+    "What the graphs depend on, in a hash"
     digest = hashlib.sha256()
     said = [[str(v) for v in row] for row in job.skipped.itertuples(index=False)]
-    versions = [FORMAT, VERSION, __version__, pymatgen.core.__version__]
-    digest.update(json.dumps([versions, job.settings.as_dict(), job.min_distance, [[type(i).__name__, i] for i in job.ids], said]).encode())
+    digest.update(json.dumps([_versions(), job.settings.as_dict(), job.min_distance, [[type(i).__name__, i] for i in job.ids], said]).encode())
     _feed_crystals(digest, job.crystals)
     if job.table is not None:
         for values in table_rows(job.table, job.ids): _feed(digest, values)
@@ -263,11 +265,11 @@ def _keep_described(file: Path, values: np.ndarray, reasons: list) -> None:
 def _described(graphs: GraphSet, crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None, cache: bool) -> GraphSet:
     "The graphs with descriptors beside them; those that are undefined are noted in `skipped`"
     own, some = replace(settings, columns=()) if settings.computes else settings, CrystalSet(crystals.frame.loc[graphs.ids], min_distance=crystals.min_distance)
-    digest = hashlib.sha256(json.dumps([VERSION, own.as_dict(), some.min_distance]).encode())
+    digest = hashlib.sha256(json.dumps([*_versions(), own.as_dict(), some.min_distance]).encode())
     _feed_crystals(digest, [plain_or_reason(s) for s in some.structures])
     values, reasons = _own_descriptors(some, own, n_jobs, cache_dir("descriptors") / f"{digest.hexdigest()}.npz" if cache else None)
     table = pd.concat([pd.DataFrame(values, some.frame.index, own.names[:values.shape[1]]), numbers_of(some.frame, settings.columns)], axis=1)
-    first, counts = {row: (d, r) for row, d, r in reversed(reasons)}, Counter(row for row, _, _ in reasons)
+    first, counts = {row: (d, r) for row, d, r in reversed(reasons)}, np.isnan(values).sum(1)
     said = {row: f"{counts[row]} of its descriptors are undefined, such as {d}: {r}" for row, (d, r) in first.items()}
     graphs.skipped = join_skipped(graphs.skipped, _skipped(graphs.ids, said, "descriptors"))
     return graphs.with_descriptors(table, settings.as_dict())

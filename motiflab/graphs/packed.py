@@ -23,7 +23,7 @@ from torch_geometric.data import Batch, Data
 from ..errors import UserError
 
 # %% auto #0
-__all__ = ['FAMILIES', 'POINTS_AT', 'MOTIF_FIELDS', 'FORMAT', 'CrystalGraph', 'GraphSet']
+__all__ = ['FAMILIES', 'POINTS_AT', 'MOTIF_FIELDS', 'FORMAT', 'CrystalGraph', 'rows_by_id', 'GraphSet']
 
 # %% ../../nbs/graphs/33_packed.ipynb #e9772adf
 FAMILIES = dict( # field -> what one row (or one column of an index) is
@@ -125,7 +125,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 # %% ../../nbs/graphs/33_packed.ipynb #02d6fd53
 _NO_SKIPPED = pd.DataFrame(columns=["id", "stage", "reason"])
 
-def _rows_by_id(table: pd.DataFrame, ids: Sequence) -> np.ndarray: # (n_crystals, k)
+def rows_by_id(table: pd.DataFrame, ids: Sequence) -> np.ndarray: # (n_crystals, k)
     "Rows of a table in the order of the ids, compared as text; `UserError` where that cannot be"
     held = table.set_axis(table.index.map(str), axis=0)
     twice, wanted = set(held.index[held.index.duplicated()]), [str(i) for i in ids]
@@ -136,7 +136,7 @@ def _rows_by_id(table: pd.DataFrame, ids: Sequence) -> np.ndarray: # (n_crystals
     wrong = [c for c in held if not pd.api.types.is_numeric_dtype(held[c])]
     if wrong or not len(held.columns): raise UserError(f"The descriptor column {str(wrong[0])!r} is not of numbers." if wrong else "The table of descriptors has no column.")
     rows = held.loc[wanted].to_numpy(float)
-    if np.isinf(rows).any(): raise UserError(f"The descriptor column {str(held.columns[np.isinf(rows).any(0).argmax()])!r} holds an infinite number: leave the cell empty.")
+    if (abs(rows) > 1e30).any(): raise UserError(f"The descriptor column {str(held.columns[(abs(rows) > 1e30).any(0).argmax()])!r} holds an infinite number, or one too large for single precision: leave the cell empty.")
     return rows
 
 class GraphSet:
@@ -219,8 +219,8 @@ class GraphSet:
         table: pd.DataFrame, # index id, a column a descriptor; NaN where undefined
         settings: dict | None = None, # what made them; None takes them as columns that the crystals bring along
     ) -> GraphSet: # the same graphs with the field `descriptor`
-        "Put numbers beside each graph; `UserError` where crystals have no row or several, or where a column is text"
-        rows = _rows_by_id(table, self.ids)
+        "Put numbers beside each graph, in place of those that were there; `UserError` where crystals have no row or several, or where a column is text"
+        rows = rows_by_id(table, self.ids)
         arrays = self.arrays | dict(descriptor=torch.from_numpy(rows.astype(np.float32)).to(self.device))
         starts = self.starts | dict(crystal=torch.arange(len(self) + 1, device=self.device))
         told = dict(bank=False, columns=[str(c) for c in table.columns]) if settings is None else settings

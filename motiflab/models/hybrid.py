@@ -52,7 +52,7 @@ class DescriptorScale(nn.Module):
         mean = torch.where(there, values, 0.0).sum(0) / count
         std = (torch.where(there, values - mean, 0.0).square().sum(0) / count).sqrt()
         self.mean.copy_(mean)
-        self.inverse.copy_(torch.where(std > 1e-9 * mean.abs().clamp(min=1e-3), 1 / std, 0.0))
+        self.inverse.copy_(torch.where(std > 1e-7 * mean.abs(), 1 / std, 0.0))
         for k in (~there.any(0)).nonzero()[:, 0].tolist(): warnings.warn(f"No training crystal has a value of the descriptor {names[k]!r}: it is left out.", stacklevel=5)
 
     def forward(self,
@@ -74,6 +74,7 @@ class Hybrid(CrystalModel):
     ):
         super().__init__(options, n_outputs)
         o = options
+        if not isinstance(o.joint, tuple): raise UserError(f"joint={o.joint!r} must be a list of widths, such as (128, 64).")
         given = {f.name: getattr(o, f.name) for f in fields(self.kind.Options)} | self.kind.bare
         self.encoder = self.kind(self.kind.Options(**given), 0)
         self.scale, self.dropout, self.default_atoms = DescriptorScale(o.n_descriptors), nn.Dropout(o.dropout), self.encoder.default_atoms
@@ -81,6 +82,7 @@ class Hybrid(CrystalModel):
         self.joint, self.width = MLP(sizes), sizes[-1]
         self.head = nn.Linear(self.width, n_outputs) if n_outputs else nn.Identity()
         self.encoder.requires_grad_(not o.frozen)
+        self.taken = False
 
     def train(self, mode: bool = True) -> Hybrid:
         "Training or not; a frozen encoder never trains"
@@ -92,15 +94,18 @@ class Hybrid(CrystalModel):
         model: CrystalModel, # trained: the same encoder with the same options, or a hybrid of it
     ) -> Hybrid: # itself
         "Start from, or with `frozen=True` stay with, what an encoder has learned elsewhere; `UserError` where it does not fit"
+        if not isinstance(model, CrystalModel): raise UserError(f"take_encoder takes a network, not a {type(model).__name__}: of a trained run that is run.model.")
         theirs = (model.encoder if isinstance(model, Hybrid) else model).state_dict()
         for name, values in self.encoder.state_dict().items():
             if name in theirs and theirs[name].shape == values.shape: continue
             raise UserError(f"The encoder of a {model.name} does not fit into this {self.name}, whose {name!r} is {tuple(values.shape)}: build both with the same options.")
         self.encoder.load_state_dict({name: theirs[name] for name in self.encoder.state_dict()})
+        self.taken = True
         return self
 
     def learn_scales(self, graphs: Any) -> None:
-        "Mean and deviation of each descriptor over the training crystals"
+        "Mean and deviation of each descriptor over the training crystals; warns of an encoder that is frozen before it learned anything"
+        if self._options.frozen and not self.taken: warnings.warn("The encoder is frozen, but its weights are those it was born with: give it learned ones by take_encoder first.", stacklevel=4)
         names = graphs.settings.get("descriptors", {})
         names = DescriptorSettings.from_dict(names).names if names else []
         values = graphs.arrays.get("descriptor")
