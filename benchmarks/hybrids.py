@@ -51,6 +51,8 @@ SETS = dict(
     phonons_atom=Data("phonons_petretto", ("U_kJ_per_mol_atom", "Cv_J_per_mol_atom_K"), 150), # Table 2: per atom
     phonons_sum=Data("phonons_petretto", ("U_kJ_per_mol_cell", "Cv_J_per_mol_cell_K"), 150, readout="sum"), # Table 2: sum over the atoms
 )
+UNITS = dict(U_kJ_per_mol_cell="kJ/mol", Cv_J_per_mol_cell_K="J/(mol K)", U_kJ_per_mol_atom="kJ/mol", Cv_J_per_mol_atom_K="J/(mol K)", log10_kappa="", band_gap_eV="eV", formation_energy_eV_per_atom="eV/atom",
+             magnetization_muB_per_formula="muB", bulk_modulus_GPa="GPa", shear_modulus_GPa="GPa", poisson_ratio="", eps_electronic="", eps_total="", refractive_index="", eij_max_C_per_m2="C/m^2")
 N_MP, MAX_ATOMS = 2500, 40 # crystals of mp_crystals_2018, and the largest cell among them
 PAPER = OUT / "paper.csv" # MAE / MAD of the paper's Table 1 of the same property (total energy for formation energy), kept by hand
 
@@ -196,7 +198,7 @@ def prepared(data: Data, variant: Variant | None, seed: int): # table, targets, 
 
     frame = columns_of(data.source)
     crystals = CrystalSet(frame[frame[list(data.targets)].notna().any(axis=1)])
-    targets, split = read_targets(crystals, data.targets), split_by_seed(len(crystals), seed=seed)
+    targets, split = read_targets(crystals, data.targets, units={t: UNITS[t] for t in data.targets}), split_by_seed(len(crystals), seed=seed)
     if variant is None: return crystals.frame, targets, split, None
     graphs = build_graphs(crystals, graph_settings(variant), n_jobs=1, progress=False)
     return crystals.frame, *match_rows(targets, split, graphs.ids), graphs
