@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from html import escape
@@ -83,7 +84,10 @@ def _given_columns(columns: Any, kinds: pd.Index) -> pd.DataFrame: # columns of 
     if words: raise UserError(f"The column {str(words[0])!r} for the map holds no numbers: drop it or convert it.")
     if not frame.index.isin(kinds).any():
         raise UserError("None of the columns' kinds is on this map" + (f": they are such as {str(frame.index[0])[:40]!r}, on the map there is {kinds[0]!r}." if len(frame) else ", for they have no rows."))
-    return frame.astype(float).set_axis(list(map(str, frame.columns)), axis=1)
+    frame = frame.astype(float).set_axis(list(map(str, frame.columns)), axis=1)
+    empty = [c for c, some in zip(frame, np.isfinite(frame.to_numpy()[frame.index.isin(kinds)]).any(0)) if not some]
+    if empty: raise UserError(f"The column {empty[0]!r} has no number for any kind on this map: drop it or fill it.")
+    return frame
 
 @dataclass
 class AtlasData:
@@ -132,10 +136,12 @@ class AtlasData:
         return fixed
 
     def add_columns(self,
-        columns: pd.Series | pd.DataFrame, # numbers, index kind; kinds that are not on the map are left out
+        columns: pd.Series | pd.DataFrame, # numbers, index kind; kinds that are not on the map are left out, with a warning
     ) -> list[str]: # names by which the map can now be coloured
         "Put numbers of one's own beside each kind; `UserError` for what is not numbers by kind"
         frame = _given_columns(columns, self.kinds.index)
+        off = frame.index[~frame.index.isin(self.kinds.index)]
+        if len(off): warnings.warn(f"{len(off):,} of {len(frame):,} kinds of the columns are not on this map and are left out, such as {str(off[0])[:40]!r}.", stacklevel=2)
         for name in frame: self.kinds[GIVEN + name] = frame[name].reindex(self.kinds.index).to_numpy(float)
         by_column = {column: name for name, column in self.color_options.items()}
         return [by_column[GIVEN + name] for name in frame]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, keeping, show_skipped, writable_file, writable_folder
+from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, keeping, plain_warnings, show_skipped, writable_file, writable_folder
 from .errors import UserError, check_option
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ def _write_map(path: Path, table: MotifTable | None, model: Motif2Vec, crystals:
     from motiflab.html import write_atlas
 
     data = atlas_data(table, model, crystals, projection=method, seed=seed)
-    if columns is not None: data.add_columns(columns)
+    if columns is not None:
+        with plain_warnings(): data.add_columns(columns)
     write_atlas(data, path, progress=crystals is not None)
 
 @app.command(rich_help_panel="Motifs")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .crystalset import CrystalSet
 from .errors import UserError, check_option
 from .graphs.packed import GraphSet
-from .motif_contributions import MotifContributions, motif_contributions, output_column, output_scale
+from .motif_contributions import MotifContributions, check_crystals, checked_members, motif_contributions, output_column, output_scale
 from .runs import Run, check_graphs, output_values
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Feature(NamedTuple):
 
 def _hybrid(run: Any) -> nn.Module:
     "The network of a run with descriptors; `UserError` for one without"
+    checked_members(run)
     if hasattr(run, "members"): raise UserError("Importance is asked of one network, for the learned vectors of an ensemble's members have nothing in common: take one of its `members`.")
     model, name = run.model, getattr(run.model, "name", type(run.model).__name__)
     if not hasattr(model, "forward_from"): raise UserError(f"{name} reads no descriptors, so there is nothing to weigh against what it learned: train its companion with them, 'de-{name}'.")
@@ -74,6 +75,7 @@ class _Asked(NamedTuple):
     true: np.ndarray # (n,) truth, NaN where unknown
     rows: np.ndarray # that importance is measured on
     train: np.ndarray # that were learned from, those with a known truth
+    against: bool = False # whether one class is asked about, against the rest; `true` then says whether it is that
 
     def outputs(self, seen: Tensor) -> Tensor: # (n,) of the chosen output, with gradients
         "The network behind its dense layers' input"
@@ -83,6 +85,7 @@ class _Asked(NamedTuple):
         "Mean absolute error, or log loss"
         with torch.no_grad(): values = output_values(self.run.model.forward_from(seen), self.run.targets, self.run.normaliser)
         if self.run.targets.task == "regression": return float(np.abs(values[:, self.column] - true).mean())
+        if self.against: values = np.stack([1 - values[:, self.column], values[:, self.column]], 1)
         return float(-np.log(np.clip(values[np.arange(len(true)), true.astype(int)], 1e-12, 1)).mean())
 
 def _graphs_of(run: Run, given: CrystalSet | GraphSet, n_jobs: int | None) -> GraphSet:
@@ -96,11 +99,19 @@ def _graphs_of(run: Run, given: CrystalSet | GraphSet, n_jobs: int | None) -> Gr
 def _truth(run: Run, given: Any, targets: pd.Series | None, column: int, ids: Sequence) -> np.ndarray: # (n,)
     "What is known of each crystal"
     name = run.targets.names[column if run.targets.task == "regression" else 0]
-    own = run.targets.task == "regression" and isinstance(given, CrystalSet) and name in given.frame
+    if targets is not None and not isinstance(targets, pd.Series): raise UserError(f"targets has to be a Series of the truth by id of the crystal, not a {type(targets).__name__}.")
+    own = isinstance(given, CrystalSet) and name in given.frame and (run.targets.task == "regression" or given.frame[name].isin(run.targets.classes).any())
     return _numbers_of(targets if targets is not None else given.frame[name] if own else run.predictions[name], run.targets, ids)
+
+def _check_names(run: Run) -> None:
+    "`UserError` for a run that calls its crystals by their place, as an estimator does: then an id says nothing of whether a crystal was learned from"
+    ids = [i for some in run.split.values() for i in some]
+    if not run.split.get("test") and all(isinstance(i, (int, np.integer)) for i in ids) and max(ids, default=0) < len(ids) + len(run.skipped):
+        raise UserError("This run calls its crystals by their place, as an estimator does, and has no test crystals, so nothing tells which crystals it learned from: `train` with a split that has some, on crystals with ids.")
 
 def _asked_rows(run: Run, ids: Sequence, known: np.ndarray) -> np.ndarray:
     "Test crystals, or those that are new to the run; `UserError` where there are none"
+    _check_names(run)
     part = {str(i): p for p, some in run.split.items() for i in some}
     parts = np.array([part.get(str(i), "new") for i in ids])
     for wanted in ("test", "new"):
@@ -115,7 +126,8 @@ def _asked(run: Run, given: CrystalSet | GraphSet, targets: pd.Series | None, ta
     with torch.no_grad(): seen = torch.cat([run.model.represent(graphs.batch(rows)) for rows in torch.arange(len(graphs)).split(256)])
     true = _truth(run, given, targets, column, graphs.ids)
     known, learned = ~np.isnan(true), set(map(str, run.split["train"]))
-    return _Asked(run, column, seen, true, _asked_rows(run, graphs.ids, known), np.flatnonzero(known & [str(i) in learned for i in graphs.ids]))
+    if against := target is not None and len(run.targets.classes) > 2: true = np.where(known, true == column, np.nan)
+    return _Asked(run, column, seen, true, _asked_rows(run, graphs.ids, known), np.flatnonzero(known & [str(i) in learned for i in graphs.ids]), against)
 
 # %% ../nbs/70_explain.ipynb #c4e97515
 Weights = list[tuple[float, float]] # importance and spread of each feature
@@ -159,8 +171,8 @@ def _by_forest(asked: _Asked, features: Sequence[Feature], n_repeats: int, seed:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     kind = RandomForestRegressor if asked.run.targets.task == "regression" else RandomForestClassifier
-    rows = asked.train if len(asked.train) > 1 else asked.rows
-    forest = kind(N_TREES, random_state=seed, n_jobs=1).fit(asked.seen[rows].numpy(), asked.true[rows])
+    if len(asked.train) < 2: raise UserError("The forest learns from the crystals that the run was trained on, and none of these is one whose value is known: give the training crystals too, with a column of that name or targets=.")
+    forest = kind(N_TREES, random_state=seed, n_jobs=1).fit(asked.seen[asked.train].numpy(), asked.true[asked.train])
     trees = np.array([t.feature_importances_ for t in forest.estimators_])
     sums = [trees[:, f.columns].sum(1) for f in features]
     return [(float(s.mean()), float(s.std())) for s in sums]
@@ -176,7 +188,7 @@ def importance(
     n_repeats: int = 5, # permutations of each feature
     seed: int = 0, # of permutations and forest
     group: bool = False, # weigh all descriptors together, and all learned features
-    target: str | None = None, # of several targets, or of more than two classes; None for the first
+    target: str | None = None, # one of several targets, or of more than two classes, against the rest; None for the first target, and for all classes (gradients are of the first)
     n_jobs: int | None = None, # of the graphs
 ) -> pd.DataFrame: # feature, kind (descriptor or learned), importance, spread, n_crystals; most important first
     "Importance of descriptors against learned features (Gong et al. 2023, Figure 4); `UserError` for a network without descriptors"
@@ -184,8 +196,8 @@ def importance(
     if n_repeats < 1: raise UserError(f"n_repeats={n_repeats} must be 1 or more.")
     features = representation_features(run, group)
     asked = _asked(run, given, targets, target, n_jobs)
-    n = len(asked.train) if method == "forest" and len(asked.train) > 1 else len(asked.rows)
     weights = weigh(asked, features, n_repeats, seed)
+    n = len(asked.train if method == "forest" else asked.rows)
     rows = [dict(feature=f.name, kind=f.kind, importance=i, spread=s, n_crystals=n) for f, (i, s) in zip(features, weights)]
     return pd.DataFrame(rows).sort_values("importance", ascending=False, kind="stable", ignore_index=True)
 
@@ -219,12 +231,24 @@ def _descriptor_frame(crystals: CrystalSet, descriptors: Any, n_jobs: int | None
     "Descriptors as numbers"
     from motiflab.descriptors.blocks import DescriptorSettings, descriptor_table
 
-    if isinstance(descriptors, pd.Series): return descriptors.to_frame()
+    if isinstance(descriptors, pd.Series): descriptors = descriptors.rename("descriptor" if descriptors.name is None else descriptors.name).to_frame()
     if isinstance(descriptors, pd.DataFrame): return descriptors
+    check_crystals(crystals)
     if not isinstance(descriptors, DescriptorSettings): descriptors = DescriptorSettings(bank=True if descriptors is None else tuple(descriptors))
     return descriptor_table(crystals, descriptors, n_jobs)[0]
 
+def _told(frame: pd.DataFrame, ids: Sequence) -> pd.DataFrame: # floats, a row a crystal
+    "The rows of these crystals; `UserError` where ids come twice, where none is theirs, and for what are no numbers"
+    from motiflab.descriptors.blocks import numbers_of
+
+    twice = frame.index[frame.index.duplicated()]
+    if len(twice): raise UserError(f"The descriptors have several rows of the crystal {twice[0]!r}: keep one.")
+    if not frame.index.isin(ids).any(): raise UserError("None of the descriptors' rows is of these crystals" + (f": they are of such as {frame.index[0]!r}, the crystals are such as {ids[0]!r}." if len(frame) else ", for there are no rows."))
+    return numbers_of(frame, tuple(frame.columns)).reindex(ids)
+
 # %% ../nbs/70_explain.ipynb #fc039785
+_LEAST = 4 # crystals for each number that a line goes through
+
 def held_out_r2(
     x: np.ndarray, # (n, width) vectors
     y: np.ndarray, # (n,) numbers, NaN where missing
@@ -240,7 +264,8 @@ def held_out_r2(
     known = np.isfinite(y)
     x, y = x[known], y[known]
     if len(y) < 2 or np.ptp(y) <= 1e-9 * max(1, np.abs(y).max()): return float("nan")
-    if len(y) < 4 * x.shape[1]: raise UserError(f"{len(y):,} crystals are too few for a line through {x.shape[1]} numbers: give at least {4 * x.shape[1]}.")
+    if len(y) < _LEAST * x.shape[1]: raise UserError(f"{len(y):,} crystals are too few for a line through {x.shape[1]} numbers: give at least {_LEAST * x.shape[1]}.")
+    if not 2 <= folds <= len(y): raise UserError(f"folds={folds} must be from 2 to the number of crystals, {len(y):,}.")
     predicted = cross_val_predict(make_pipeline(StandardScaler(), LinearRegression()), x, y, cv=KFold(folds, shuffle=True, random_state=seed))
     return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
@@ -252,11 +277,15 @@ def representation_r2(
     seed: int = 0, # of the folds
     n_jobs: int | None = None, # of graphs and descriptors
 ) -> pd.Series: # descriptor -> R2
-    "How well a line through the pooled vector tells each descriptor (Gong et al. 2023, Figure S6a), on crystals held out; `UserError` for too few crystals"
+    "How well a line through the pooled vector tells each descriptor (Gong et al. 2023, Figure S6a), on crystals held out; `UserError` for too few crystals, NaN and a warning for descriptors that too few of them have"
+    checked_members(run)
     if hasattr(run, "members"): raise UserError("The representation is that of one network: take one of the ensemble's `members`.")
     graphs = _graphs_of(run, crystals, n_jobs)
-    x, told = pooled_vectors(run, graphs), _descriptor_frame(crystals, descriptors, n_jobs).reindex(graphs.ids)
-    return pd.Series({c: held_out_r2(x, told[c].to_numpy(float), folds, seed) for c in told}, name=run.model.name).rename_axis("descriptor")
+    x, told = pooled_vectors(run, graphs), _told(_descriptor_frame(crystals, descriptors, n_jobs), graphs.ids)
+    n, least = told.notna().sum(), _LEAST * x.shape[1]
+    few = [] if (n < least).all() else n.index[n < least] # where all are, `held_out_r2` says it
+    if len(few): warnings.warn(f"{len(few)} of {len(n)} descriptors are known of too few crystals for a line through {x.shape[1]} numbers and get no R2, such as {few[0]!r}, of {n[few[0]]:,} crystals; it takes {least:,}.", stacklevel=2)
+    return pd.Series({c: np.nan if c in few else held_out_r2(x, told[c].to_numpy(), folds, seed) for c in told}, name=run.model.name).rename_axis("descriptor")
 
 # %% ../nbs/70_explain.ipynb #a45b1880
 def _linear(run: Run) -> nn.Module:
@@ -277,7 +306,8 @@ def site_energies(
     n_jobs: int | None = None, # of the graphs
 ) -> pd.DataFrame: # crystal_id, site, element, contribution in the unit of the target
     "What each site adds to a prediction, which is the mean over the crystal's sites (where no lower bound cuts it off); `UserError` for another readout, a warning for crystals without a graph"
-    members = getattr(run, "members", [run])
+    members = checked_members(run)
+    check_crystals(crystals)
     for m in members: _linear(m)
     column, graphs = output_column(run.targets, target)[0], _graphs_of(members[0], crystals, n_jobs)
     lost = [i for i in crystals.frame.index if i not in set(graphs.ids)]

@@ -63,7 +63,7 @@ def importance_figure(
                  f"yaxis{number}": axis("importance", rangemode="tozero", domain=[low, high], anchor=f"x{number}")}
         said = f"<b>{label(name)}</b><br>" * bool(name) + f"descriptors {share_of_descriptors(table):.0%} of the total, {int(table.n_crystals.max()):,} crystals"
         notes.append(dict(text=said, xref=f"x{number} domain", yref=f"y{number} domain", x=0.99, y=0.98, xanchor="right", yanchor="top", align="right", showarrow=False))
-    return Picture(traces, layout(title, _ROW * len(named) + 60, barmode="overlay", annotations=notes, showlegend=True, margin=dict(l=70, r=16, t=70 if title else 44, b=8), **axes))
+    return Picture(traces, layout(title, _ROW * len(named) + 60, barmode="overlay", annotations=notes, showlegend=True, margin=dict(l=88, r=16, t=70 if title else 44, b=8), **axes))
 
 # %% ../nbs/70_explain_figures.ipynb #b315ef36
 def share_figure(

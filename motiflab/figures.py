@@ -19,8 +19,9 @@ from .pictures import COLORS, GRID, INK, RAMP, Picture, axis, label, layout
 if TYPE_CHECKING: from motiflab.crystalset import CrystalSet
 
 # %% auto #0
-__all__ = ['Frames', 'frame_scores', 'outcomes', 'parity', 'crystal_sizes', 'error_by_size', 'crystal_elements', 'element_errors',
-           'error_by_element', 'bootstrap_interval', 'error_by_range', 'roc', 'calibration', 'model_figures']
+__all__ = ['Frames', 'frame_scores', 'outcomes', 'parity', 'crystal_sizes', 'error_by_size', 'crystal_elements', 'table_places',
+           'element_errors', 'error_by_element', 'bootstrap_interval', 'error_by_range', 'roc', 'calibration',
+           'model_figures']
 
 # %% ../nbs/56_figures.ipynb #4340c7cd
 Frames = pd.DataFrame | Mapping[str, pd.DataFrame] # one table of predictions, or several by name
@@ -189,7 +190,7 @@ def crystal_elements(crystals: CrystalSet) -> pd.Series: # id -> set of symbols
     "Elements of crystals, for `error_by_element`"
     return pd.Series({i: {e.symbol for e in s.composition.elements} for i, s in crystals}, dtype=object)
 
-def _places() -> dict[str, tuple[int, int]]: # symbol -> column (1 to 18), row (1 to 7; 9 and 10: lanthanides and actinides)
+def table_places() -> dict[str, tuple[int, int]]: # symbol -> column (1 to 18), row (1 to 7; 9 and 10: lanthanides and actinides)
     "Where each element stands in the periodic table"
     from pymatgen.core import Element
     out = {}
@@ -214,7 +215,7 @@ _HEAT = ("#fdf0c9", "#f9b56b", "#e4575a", "#6d2a72") # from small errors to larg
 def _cells(table: pd.DataFrame, unit: str) -> go.Heatmap:
     "The coloured cells of the elements in `table`"
     z, words, hover = np.full((10, 18), np.nan), np.full((10, 18), "", object), np.full((10, 18), "", object)
-    places = _places()
+    places = table_places()
     for element, row in table[table.index.isin(places)].iterrows():
         at = (places[element][1] - 1, places[element][0] - 1)
         z[at], words[at] = row.mae, f"{element}<br>" + f"{row.mae:#.2g}".rstrip(".")
@@ -230,7 +231,7 @@ def error_by_element(
     unit: str = "", # of the target
 ) -> Picture:
     "The periodic table, coloured by the mean absolute error over the crystals with each element"
-    table, places = element_errors(frame, elements), _places()
+    table, places = element_errors(frame, elements), table_places()
     if not len(table): raise UserError("error_by_element needs crystals with both a true and a predicted value; this table has none.")
     absent = {e: at for e, at in places.items() if e not in table.index}
     others = go.Scatter(x=[x for x, _ in absent.values()], y=[y for _, y in absent.values()], mode="text", text=list(absent), textfont=dict(color=INK, size=11), hoverinfo="skip", showlegend=False)

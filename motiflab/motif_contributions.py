@@ -19,19 +19,33 @@ from .crystalset import CrystalSet
 from .errors import UserError, check_option
 
 if TYPE_CHECKING:
-    from motiflab.graphs import GraphSet
+    from motiflab.graphs import GraphSet, MotifGraph
     from motiflab.motifs import MotifTable
     from motiflab.runs import Run
     from motiflab.targets import TargetInfo
 
 # %% auto #0
-__all__ = ['BATCH', 'node_entries', 'Parts', 'batch_parts', 'integrated', 'baseline_outputs', 'average_parts', 'output_column',
-           'output_scale', 'MotifContributions', 'motif_contributions']
+__all__ = ['BATCH', 'N_CHECKED', 'checked_members', 'check_crystals', 'node_entries', 'Parts', 'batch_parts', 'integrated',
+           'baseline_outputs', 'average_parts', 'output_column', 'output_scale', 'MotifContributions',
+           'motif_contributions']
 
 # %% ../nbs/70_motif_contributions.ipynb #4dbef83e
-def _members(model: Any) -> list[Run]:
-    "The runs of an ensemble, or the run itself"
-    return list(getattr(model, "members", [model]))
+def checked_members(
+    model: Any, # a `Run` or an `Ensemble`
+) -> list[Run]:
+    "The runs of an ensemble, or the run itself; `UserError` for what is neither"
+    from motiflab.runs import Run
+
+    members = list(getattr(model, "members", [model]))
+    if not all(isinstance(m, Run) for m in members):
+        raise UserError(f"What is explained is a Run or an Ensemble, as `train` or `load_model` gives it, not a {type(model).__name__}" + (": take its `model_`." if hasattr(model, "model_") else "."))
+    return members
+
+def check_crystals(
+    crystals: Any, # perhaps a `CrystalSet`
+) -> None:
+    "`UserError` for what is no `CrystalSet`"
+    if not isinstance(crystals, CrystalSet): raise UserError(f"The crystals have to be a CrystalSet, what `read_crystals` returns, not a {type(crystals).__name__}.")
 
 def _bare(model: nn.Module) -> nn.Module:
     "The encoder of a hybrid, or the network itself"
@@ -143,8 +157,7 @@ def output_column(
         name = info.names[0] if target is None else check_option("target", target, info.names)
         column = info.names.index(name)
         return column, name, (info.units or ("",) * len(info.names))[column]
-    if len(info.classes) == 2: return 0, f"{info.names[0]}: {info.classes[1]}", "logit"
-    known = [str(c) for c in info.classes]
+    known = [str(c) for c in info.classes[1 if len(info.classes) == 2 else 0:]] # of two classes the second has the one output
     name = known[0] if target is None else check_option("target", str(target), known)
     return known.index(name), f"{info.names[0]}: {name}", "logit"
 
@@ -214,20 +227,38 @@ def _named(table: pd.DataFrame, graphs: GraphSet, crystals: CrystalSet, motifs: 
     return pd.DataFrame(dict(crystal_id=ids, part=table.part, site=table.site, kind=kind, contribution=table.contribution))
 
 # %% ../nbs/70_motif_contributions.ipynb #6c7405e5
+N_CHECKED = 5 # crystals whose motifs are extracted again, to compare them with a table's
+
+def _check_rule(table: MotifTable, crystals: CrystalSet, rule: MotifGraph) -> None:
+    "`UserError` where a table has other motifs of some small crystals than the rule gives"
+    from motiflab.motifs import extract_motifs
+
+    known = {*table.motifs.crystal_id, *table.skipped.id}
+    sizes = crystals.frame.structure[crystals.frame.index.isin(known)].map(len)
+    few = sizes.sort_values(kind="stable").index[:N_CHECKED]
+    if not len(few): return
+    again = extract_motifs(crystals.subset(list(few)), rule.centers, rule.ligands, n_jobs=1, progress=False)
+    for i in few:
+        ours, theirs = ({(r.site, r.cn) for r in t.motifs[t.motifs.crystal_id == i].itertuples()} for t in (table, again))
+        if ours != theirs: raise UserError(f"The motif table was extracted by another rule than the network learned with, for it has other motifs of {i!r}: extract it with centers={rule.centers!r} and ligands={rule.ligands!r}.")
+
 def _has_motifs(graphs: GraphSet, what: str) -> GraphSet:
     "The crystals with motifs; `UserError` where there are none"
     some = torch.nonzero(graphs.starts["motif"].diff() > 0)[:, 0].tolist()
     if not some: raise UserError(f"None of the {what} has a motif" + (f"; of the first it is said: {graphs.skipped.reason.iloc[0]}" if len(graphs.skipped) else "."))
     return graphs if len(some) == len(graphs) else graphs.subset(some)
 
-def _tables(model: Any, crystals: CrystalSet, table: MotifTable | None, n_jobs: int | None) -> tuple[GraphSet, MotifTable]:
+def _tables(model: Any, crystals: CrystalSet, table: MotifTable | None, n_jobs: int | None, what: str = "crystals") -> tuple[GraphSet, MotifTable]:
     "Graphs and motifs of crystals that have motifs"
     from motiflab.graphs import build_graphs
     from motiflab.motifs import extract_motifs
 
-    settings = model.graph_settings
-    if table is None: table = extract_motifs(crystals, settings.motifs.centers, settings.motifs.ligands, n_jobs=n_jobs, progress=False)
-    return _has_motifs(build_graphs(crystals, settings, n_jobs=n_jobs, table=table, progress=False), "crystals"), table
+    check_crystals(crystals)
+    settings, given = model.graph_settings, table is not None
+    if not given: table = extract_motifs(crystals, settings.motifs.centers, settings.motifs.ligands, n_jobs=n_jobs, progress=False)
+    graphs = _has_motifs(build_graphs(crystals, settings, n_jobs=n_jobs, table=table, progress=False), what)
+    if given: _check_rule(table, crystals, settings.motifs)
+    return graphs, table
 
 def motif_contributions(
     run: Any, # a `Run` or an `Ensemble` of `amdnet`, `mnet` or a hybrid of one
@@ -239,11 +270,12 @@ def motif_contributions(
     n_jobs: int | None = None, # of extraction and graphs; None takes all processors
 ) -> MotifContributions:
     "What each motif adds to a prediction, by integrated gradients (Sundararajan et al. 2017); `UserError` for a network without motifs"
-    members = _members(run)
+    members = checked_members(run)
     for m in members: node_entries(m.model.eval())
+    if n_steps < 1: raise UserError(f"n_steps={n_steps} must be 1 or more.")
     column, name, unit = output_column(run.targets, target)
     graphs, table = _tables(run, crystals, table, n_jobs)
-    usual = graphs if reference is None else _tables(run, reference, None, n_jobs)[0]
+    usual = graphs if reference is None else _tables(run, reference, None, n_jobs, "reference crystals")[0]
     parts = [_rows(m, graphs, average_parts(m.model, usual), column, n_steps) for m in members]
     rows = parts[0][0].assign(contribution=np.mean([p.contribution for p, _ in parts], axis=0))
     sums = rows.pivot_table(index="place", columns="part", values="contribution", aggfunc="sum").reindex(columns=["motif", "atom", "descriptors"], fill_value=0.0)

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .errors import UserError
-from .figures import _places
+from .figures import table_places
 from .pictures import INK, Picture, axis, label, layout
 
 # %% auto #0
@@ -31,7 +31,7 @@ def _heat(values: pd.Series, unit: str, what: str) -> go.Heatmap:
     "The cells of the elements that have a number"
     z, words, hover = np.full((10, 18), np.nan), np.full((10, 18), "", object), np.full((10, 18), "", object)
     for element, value in values.items():
-        column, row = _places()[element]
+        column, row = table_places()[element]
         z[row - 1, column - 1], words[row - 1, column - 1] = value, f"{element}<br>{value:.2f}"
         hover[row - 1, column - 1] = f"<b>{element}</b><br>{label(what)} {value:.3g} {label(unit)}"
     low, high = np.nanquantile(values, [0.02, 0.98])
@@ -45,8 +45,11 @@ def periodic_table(
     what: str = "value", # what they are, at the bar of colours
     title: str = "", # above the figure
 ) -> Picture:
-    "The periodic table, blue where a number is low and red where it is high; `UserError` for a symbol that is none, or where there is no number"
-    values, places = pd.Series(values, dtype=float).dropna(), _places()
+    "The periodic table, blue where a number is low and red where it is high; `UserError` for a symbol that is none, for what is not a finite number, or where there is no number"
+    given, places = pd.Series(values, dtype=object).dropna(), table_places()
+    values = pd.to_numeric(given, errors="coerce").astype(float)
+    odd = given[~np.isfinite(values)]
+    if len(odd): raise UserError(f"{str(odd.index[0])!r} has {str(odd.iloc[0])[:40]!r}, which is not a finite number: leave the element out or mend its number.")
     wrong = [str(e) for e in values.index if e not in places]
     if wrong: raise UserError(f"{wrong[0]!r} is no element of the table, which goes from H to Lr: name elements by their symbols.")
     if not len(values): raise UserError("There is no number to colour the periodic table by.")

@@ -33,7 +33,7 @@ def crystals():
     rng, density = np.random.default_rng(0), np.array([s.density for s in found.structures])
     found.frame["heavy"] = 2 * density + rng.normal(scale=0.3, size=len(found))
     found.frame["light"] = rng.normal(size=len(found))
-    found.frame["dense"] = np.where(density > np.median(density), "yes", "no")
+    found.frame["dense"] = np.where(found.frame["heavy"] > found.frame["heavy"].median(), "yes", "no")
     found.frame["same"] = 1.0
     found.frame["hole"] = np.where(rng.random(len(found)) < 0.5, rng.normal(size=len(found)), np.nan)
     return found
@@ -99,6 +99,37 @@ def test_several_targets_are_asked_by_name(run, graphs):
 def test_classes_are_explained_by_log_loss_and_logit(graphs, crystals):
     run = trained("de-cgcnn", graphs, crystals, "dense", replace(QUICK, epochs=12))
     for method in METHODS: assert importance(run, graphs, crystals.frame["dense"], method).feature[:2].isin(["density", "volume_per_atom"]).any(), method
+    own = importance(run, crystals, method="forest", n_jobs=1) # the truth is the crystals' own column
+    assert (own.n_crystals == len(run.split["train"])).all() and importance(run, graphs, target="yes").equals(importance(run, graphs))
+    for target in ("no", "nonsense"):
+        with pytest.raises(UserError, match="it can be 'yes'"): importance(run, graphs, target=target)
+
+
+def test_one_of_many_classes_is_asked_against_the_rest(graphs, crystals):
+    thirds = np.digitize(crystals.frame["heavy"], np.quantile(crystals.frame["heavy"], [0.33, 0.66]))
+    some = CrystalSet(crystals.frame.assign(third=np.array(["low", "middle", "high"])[thirds]))
+    run = trained("de-cgcnn", graphs, some, "third", replace(QUICK, epochs=4))
+    for method in METHODS:
+        one, other = (importance(run, graphs, some.frame["third"], method, target=t) for t in ("low", "high"))
+        assert not one.importance.equals(other.importance) and (one.n_crystals == other.n_crystals).all(), method
+    with pytest.raises(UserError, match="did you mean 'middle'"): importance(run, graphs, target="midle")
+
+
+def test_the_forest_wants_the_truth_of_training_crystals(run, graphs, crystals):
+    assert (importance(run, crystals, method="forest", n_jobs=1).n_crystals == len(run.split["train"])).all()
+    with pytest.raises(UserError, match="training crystals"): importance(run, graphs, method="forest") # a run keeps no truth of them
+    test_only = graphs.subset([k for k, i in enumerate(graphs.ids) if i in set(run.split["test"])])
+    with pytest.raises(UserError, match="training crystals"): importance(run, test_only, crystals.frame["heavy"], "forest")
+
+
+def test_a_run_that_knows_crystals_by_place_is_not_asked(crystals):
+    from motiflab.estimators import CrystalRegressor
+
+    few = crystals.subset(list(crystals.frame.index[:24]))
+    told = CrystalRegressor("de-cgcnn", settings=dict(epochs=1), options=dict(width=8, n_blocks=1)).fit(few, few.frame["heavy"])
+    for given in (few, CrystalSet(few.frame.set_axis(range(24)[::-1], axis=0))):
+        with pytest.raises(UserError, match="by their place"): importance(told.model_, given, given.frame["heavy"], n_jobs=1)
+    with pytest.raises(UserError, match="CrystalRegressor: take its `model_`"): importance(told, few, n_jobs=1)
 
 
 def test_gradients_are_complete(run, graphs):
@@ -124,6 +155,8 @@ def test_importance_needs_descriptors(run, graphs, crystals):
     with pytest.raises(UserError, match="permutation"): importance(run, graphs, method="permutations")
     with pytest.raises(UserError, match="n_repeats"): importance(run, graphs, n_repeats=0)
     with pytest.raises(UserError, match="other settings"): importance(run, plain)
+    with pytest.raises(UserError, match="not a ndarray"): importance(run, graphs, crystals.frame["heavy"].to_numpy())
+    with pytest.raises(UserError, match="not a str"): importance("folder", graphs)
 
 
 # -------------------------------------------------- what a representation knows
@@ -136,6 +169,16 @@ def test_r2_is_that_of_crystals_held_out(run, graphs, crystals):
     assert table["own"] > 0.999 and table["noise"] < 0.05 and np.isnan(table["constant"])
     assert held_out_r2(np.eye(4), np.ones(4)) != held_out_r2(np.eye(4), np.ones(4)) # a constant has none
     with pytest.raises(UserError, match="too few"): representation_r2(run, crystals.sample(10, seed=0), own["own"], n_jobs=1)
+    own["sparse"] = own["own"].where(np.arange(len(own)) < 20)
+    with pytest.warns(UserWarning, match="1 of 4 descriptors.*'sparse', of 20 crystals"): found = representation_r2(run, crystals, own, n_jobs=1)
+    assert np.isnan(found["sparse"]) and found["own"] == table["own"]
+
+
+def test_r2_of_what_is_no_table_of_these_crystals(run, graphs, crystals):
+    own = pd.DataFrame(dict(own=np.arange(len(graphs)) ** 0.5), index=graphs.ids)
+    for wrong, folds, said in ((own.assign(word="x"), 5, "'word' holds 'x'"), (pd.concat([own, own]), 5, "several rows"), (own.set_axis([f"z{k}" for k in range(len(own))], axis=0), 5, "such as 'z0'"), (own, 1, "folds=1")):
+        with pytest.raises(UserError, match=said): representation_r2(run, crystals, wrong, folds, n_jobs=1)
+    with pytest.raises(UserError, match="not a GraphSet"): representation_r2(run, graphs)
 
 
 @pytest.mark.parametrize("name", ["cgcnn", "megnet", "amdnet"])
@@ -170,6 +213,8 @@ def test_site_energies_average_to_the_prediction(linear, crystals):
 
 def test_site_energies_need_the_linear_readout_and_say_who_has_none(run, linear, crystals):
     with pytest.raises(UserError, match="de-cgcnn"): site_energies(run, crystals)
+    for given in (crystals.structures.tolist(), linear[1]):
+        with pytest.raises(UserError, match="have to be a CrystalSet"): site_energies(linear[0], given)
     with pytest.raises(UserError, match="readout='mean'"): site_energies(replace(run, model=build_model("cgcnn")), crystals)
     from pymatgen.core import Lattice, Structure
 
@@ -246,11 +291,20 @@ def test_contributions_need_motifs(run, crystals, oxides):
     with pytest.raises(UserError, match="sees no motifs"): node_entries(build_model("cgcnn"))
     one, _ = motif_run("mnet", oxides, extract_motifs(oxides, n_jobs=1, progress=False), run)
     with pytest.raises(UserError, match="None of the crystals has a motif"): motif_contributions(one, oxides.subset(["<argon>"]), n_jobs=1)
+    with pytest.raises(UserError, match="None of the reference crystals has a motif"): motif_contributions(one, oxides, reference=oxides.subset(["<argon>"]), n_jobs=1)
+    with pytest.raises(UserError, match="have to be a CrystalSet"): motif_contributions(one, oxides.structures.tolist())
+    with pytest.raises(UserError, match="n_steps"): motif_contributions(one, oxides, n_steps=0)
+
+
+@pytest.mark.parametrize("rule", [dict(centers="all"), dict(centers=["Ti"])])
+def test_a_table_of_another_rule_is_refused(rule, oxides, table, run):
+    one, _ = motif_run("mnet", oxides, table, run)
+    with pytest.raises(UserError, match="another rule.*centers='cations'"): motif_contributions(one, oxides, extract_motifs(oxides, n_jobs=1, progress=False, **rule), n_jobs=1)
 
 
 # -------------------------------------------------- figures and the atlas
-def test_figures_show_what_the_tables_hold(run, graphs, oxides, table):
-    tables = {m: importance(run, graphs, method=m) for m in METHODS}
+def test_figures_show_what_the_tables_hold(run, graphs, crystals):
+    tables = {m: importance(run, graphs, crystals.frame["heavy"], m) for m in METHODS}
     figure = importance_figure(tables)
     drawn = sorted(v for t in figure.data[:2] for v in t.y)
     assert np.allclose(drawn, sorted(tables["permutation"].importance[:9])) and len(figure.data) == 6
@@ -279,7 +333,8 @@ def test_the_atlas_is_coloured_by_numbers_of_ones_own(tmp_path, table):
     assert data.add_columns(pd.DataFrame({"<i>gain</i>": [1.0, -3.0], "only up": [1.0, 2.0]}, index=kinds[:2])) == ["<i>gain</i>", "only up"]
     signed, up = coloring_of(data, "<i>gain</i>"), coloring_of(data, "only up")
     assert signed.scale[0] == -signed.scale[1] and up.scale[0] >= 1 and signed.ramp != up.ramp and signed.colors.count("#b4bac3") == len(kinds) - 2
-    for wrong, said in ((pd.Series(dict(x=1.0)), "None of"), (pd.Series({kinds[0]: "much"}), "no numbers"), ([1, 2], "Series"), (pd.Series([1.0, 2.0], index=kinds[:1] * 2), "several rows")):
+    for wrong, said in ((pd.Series(dict(x=1.0)), "None of"), (pd.Series({kinds[0]: "much"}), "no numbers"), ([1, 2], "Series"), (pd.Series([1.0, 2.0], index=kinds[:1] * 2), "several rows"),
+                        (pd.DataFrame(dict(full=[1.0, 2.0], hollow=[np.nan, 3.0]), index=[kinds[0], "Foo|X:3"]), "'hollow' has no number")):
         with pytest.raises(UserError, match=said): data.add_columns(wrong)
     from motiflab.html import atlas_page
 
@@ -291,5 +346,8 @@ def test_columns_on_the_command_line(tmp_path, capsys):
     file, page = tmp_path / "gain.csv", tmp_path / "atlas.html"
     file.write_text("kind,gain\nZn|T:4,-1.5\nSi|T:4,0.5\n")
     assert motiflab(["atlas", "-o", str(page), "--method", "pca", "--columns", str(file)]) == 0 and '"gain"' in page.read_text()
+    file.write_text("kind,gain\nZn|T:4,-1.5\nFoo|X:3,2\nBar,3\n")
+    capsys.readouterr()
+    assert motiflab(["atlas", "-o", str(page), "--method", "pca", "--columns", str(file)]) == 0 and "2 of 3 kinds of the columns are not on this map" in capsys.readouterr().err
     file.write_text("motif,gain\nZn|T:4,-1.5\n")
     assert motiflab(["atlas", "-o", str(page), "--method", "pca", "--columns", str(file)]) == 2 and "column `kind`" in capsys.readouterr().err

@@ -174,3 +174,5 @@ def test_a_number_for_each_element_is_drawn_at_its_place():
 def test_a_table_of_nothing_and_a_symbol_that_is_none_are_refused():
     with pytest.raises(UserError, match="'Qq' is no element"): periodic_table(dict(Qq=1.0))
     with pytest.raises(UserError, match="no number to colour"): periodic_table({})
+    for value in (float("inf"), "hard"):
+        with pytest.raises(UserError, match="'Fe' has '(inf|hard)'"): periodic_table(dict(Fe=value, O=1.0))
