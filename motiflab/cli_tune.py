@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .cli_models import BatchSize, Data, Epochs, ModelName, SplitColumn, Target, Task, Threshold, _least, _split
+from .cli_models import BatchSize, Data, Descriptors, Epochs, ModelName, SplitColumn, Target, Task, Threshold, _least, _split
 from .console import Disorder, Jobs, Limit, MinDistance, Seed, app, counted, keeping, plain_warnings, show, show_skipped, writable_folder
 from .errors import UserError, check_option
 
@@ -29,11 +29,12 @@ SpaceName = Annotated[Optional[str], typer.Option("--space", metavar="NAME", hel
 GoOnStudy = Annotated[bool, typer.Option("--resume", help="Go on with the study that lies in STUDY.")]
 
 # %% ../nbs/72_cli_tune.ipynb #842cee8b
-def _tune_settings(space: str | None, changed: dict[str, Any], jobs: int | None) -> TuneSettings:
+def _tune_settings(space: str | None, descriptors: list[str] | None, changed: dict[str, Any], jobs: int | None) -> TuneSettings:
     "How the search is done"
+    from motiflab.descriptors.blocks import named_descriptors
     from motiflab.tuning import TuneSettings
 
-    return TuneSettings(space=space, training={k: v for k, v in changed.items() if v is not None}, n_jobs=jobs, progress=sys.stderr.isatty())
+    return TuneSettings(space=space, descriptors=named_descriptors(descriptors), training={k: v for k, v in changed.items() if v is not None}, n_jobs=jobs, progress=sys.stderr.isatty())
 
 def _check_asked(model: str, space: str | None, trials: int, task: str | None, settings: TuneSettings) -> None:
     "`UserError` for what can be seen to be wrong before any crystal is read"
@@ -48,7 +49,7 @@ def _check_asked(model: str, space: str | None, trials: int, task: str | None, s
 @app.command(rich_help_panel="Networks")
 def tune(
     data: Data, target: Target, out: TuneOut, model: ModelName = "cgcnn", trials: Trials = 20, space: SpaceName = None, task: Task = None, threshold: Threshold = None,
-    epochs: Epochs = None, batch_size: BatchSize = None, split: SplitColumn = None, resume: GoOnStudy = False, seed: Seed = 0,
+    epochs: Epochs = None, batch_size: BatchSize = None, split: SplitColumn = None, descriptors: Descriptors = None, resume: GoOnStudy = False, seed: Seed = 0,
     jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
 ) -> None:
     "Search for a model's settings on validation crystals.\n\nWrites STUDY/trials.csv, tuning.html and best/, a run that `motiflab predict` takes; only it is scored on the test crystals, once. A study that was stopped goes on with --resume."
@@ -56,7 +57,7 @@ def tune(
     from motiflab.targets import read_targets
     from motiflab.tuning import tune as search
 
-    settings = _tune_settings(space, dict(epochs=epochs, batch_size=batch_size), jobs)
+    settings = _tune_settings(space, descriptors, dict(epochs=epochs, batch_size=batch_size), jobs)
     _check_asked(model, space, trials, task, settings)
     if out.exists() and not out.is_dir(): raise UserError(f"{out} is a file: give -o the name of a folder.")
     if (out / "tune.json").exists() and not resume: raise UserError(f"{out} already holds a study: go on with it with --resume, or give -o another folder.")
@@ -70,18 +71,21 @@ def tune(
 # %% ../nbs/72_cli_tune.ipynb #ba8f5741
 def _report_study(found: TuneResult, crystals: CrystalSet) -> None:
     "Figures, and what was found in short"
+    from motiflab.crystalset import NOTES
     from motiflab.figures import model_figures
     from motiflab.pictures import write_html
     from motiflab.runs import said_scores
 
     write_html(found.figure(), found.folder / "tuning.html", f"{found.run.model.name}: {', '.join(found.run.targets.names)}")
     write_html(model_figures(found.run, crystals), found.folder / "best" / "figures.html", f"Best of {len(found.trials)} trials")
-    table = found.trials[found.trials["state"] == "complete"].sort_values("value").head(5).drop(columns=["state", "same_as", "reason", "seconds"]).reset_index()
-    floats = table.select_dtypes("float").columns
-    show(table.assign(**{c: table[c].map("{:.4g}".format) for c in floats}).rename(columns=dict(value="validation")), "Best trials")
+    table = found.trials[found.trials["state"] == "complete"].sort_values("value").head(5).reset_index()[["trial", "value", "epochs"]]
+    show(table.assign(value=table["value"].map("{:.4g}".format)).rename(columns=dict(value="validation")), "Best trials")
+    print(f"Settings of trial {found.number} (of all trials in {found.folder / 'trials.csv'}):")
+    for name, value in found.values.items(): print(f"  {name} {value:.4g}" if isinstance(value, float) else f"  {name} {value}")
+    left = found.skipped[~found.skipped["stage"].isin(NOTES)]
     counts, failed = found.trials["state"].value_counts(), found.trials[found.trials["state"] == "failed"]
     for n, reason in failed["reason"].head(3).items(): print(f"Trial {n} failed: {reason}")
-    show_skipped(found.skipped)
+    show_skipped(left)
     print(f"Look: {found.folder / 'tuning.html'}")
     print(f"{found.run.model.name}: {counted(int((found.trials['state'] != 'repeated').sum()), 'trial')} ({', '.join(f'{n} {s}' for s, n in counts.items())}); best: {said_scores(found.run.scores)}; "
-          f"{counted(found.skipped['id'].nunique() if len(found.skipped) else 0, 'crystal')} skipped; written to {found.folder}")
+          f"{counted(left['id'].nunique(), 'crystal')} skipped; written to {found.folder}")

@@ -5,9 +5,12 @@
 # %% ../nbs/71_spaces.ipynb #fd2ce31e
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Mapping
+
+import numpy as np
 
 from .errors import UserError, check_option, near_miss
 from .settings import TrainSettings
@@ -16,12 +19,16 @@ if TYPE_CHECKING:
     import optuna
     from torch import nn
 
+    from motiflab.graphs import GraphSet
     from motiflab.recipes import Recipe
 
 # %% auto #0
-__all__ = ['Space', 'SPACES', 'Knob', 'encoder_of', 'search_space', 'with_values', 'known_knobs', 'scaled_start']
+__all__ = ['Space', 'SPACES', 'Knob', 'encoder_of', 'search_space', 'with_values', 'for_graphs', 'known_knobs', 'asked_knobs',
+           'scaled_start']
 
 # %% ../nbs/71_spaces.ipynb #36c27c8c
+_LISTS = (list, tuple, range, np.ndarray)
+
 @dataclass(frozen=True)
 class Knob:
     "What one thing may be: one of some values, or a number of a range"
@@ -30,12 +37,22 @@ class Knob:
     high: float = 0.0
     log: bool = False # is the range searched by its logarithm?
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, _LISTS): raise UserError(f"The values of a knob are a list of choices, such as (32, 64), not {self.values!r}.")
+        object.__setattr__(self, "values", tuple(v.item() if isinstance(v, np.generic) else v for v in self.values))
+        try: json.dumps(self.values)
+        except TypeError as error: raise UserError(f"The choices of a knob are numbers, words, True, False, None or lists of them, not {self.values!r}.") from error
+        if self.values: return
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (self.low, self.high)) or self.low >= self.high:
+            raise UserError(f"A knob has choices, or a range whose low end lies below its high one, not low={self.low!r} and high={self.high!r}.")
+        if self.log and self.low <= 0: raise UserError(f"A range that is searched by its logarithm begins above 0, not at low={self.low!r}.")
+
     def suggest(self,
         trial: optuna.Trial,
         name: str, # of the knob
     ) -> Any:
-        "A value for a trial"
-        if self.values: return trial.suggest_categorical(name, self.values)
+        "A value for a trial; a list where the choice is a tuple, as it comes back from the study's file"
+        if self.values: return trial.suggest_categorical(name, json.loads(json.dumps(self.values)))
         whole = isinstance(self.low, int) and isinstance(self.high, int)
         return (trial.suggest_int if whole else trial.suggest_float)(name, self.low, self.high, log=self.log)
 
@@ -101,7 +118,8 @@ def search_space(
 
 # %% ../nbs/71_spaces.ipynb #958efc4f
 _TRAINING = tuple(f.name for f in fields(TrainSettings))
-_OTHERS = ("neighbors", "cutoff", "joint_width", "joint_layers", "init_scale")
+_GRAPH = ("neighbors", "cutoff")
+_OTHERS = (*_GRAPH, "joint_width", "joint_layers", "init_scale")
 
 def with_values(
     base: Recipe, # what is not searched
@@ -112,22 +130,63 @@ def with_values(
     options = {k: v for k, v in values.items() if k not in _TRAINING and k not in _OTHERS}
     if "joint_width" in values or "joint_layers" in values: options["joint"] = (values.get("joint_width", 64),) * values.get("joint_layers", 1)
     if "cutoff" in values: options["cutoff"] = values["cutoff"]
-    atoms = replace(base.graphs.atoms, **{k: values[k] for k in ("neighbors", "cutoff") if k in values})
+    atoms = replace(base.graphs.atoms, **{k: values[k] for k in _GRAPH if k in values})
     return replace(base.but(options, **settings), graphs=replace(base.graphs, atoms=atoms))
+
+def for_graphs(
+    base: Recipe, # of the model
+    graphs: GraphSet, # given, not built from the recipe
+) -> Recipe:
+    "The recipe for these graphs: a hybrid reads as many descriptors as they bring"
+    told = graphs.arrays.get("descriptor")
+    return base if told is None or encoder_of(base.model) == base.model else base.but(dict(n_descriptors=int(told.shape[1])))
+
+def _idle(base: Recipe) -> set[str]:
+    "Names that are known and turn nothing"
+    from motiflab.models import MODELS
+
+    kind, encoder = MODELS[base.model], encoder_of(base.model)
+    found = set(kind.kind.bare) if kind.takes_descriptors else {"joint_width", "joint_layers"} # a hybrid leaves out its encoder's dense layers
+    if "hidden_layers" in found: found.add("hidden")
+    if encoder == "roost": found |= {"neighbors", "cutoff", "n_gaussians", "gaussian_width"}
+    if encoder == "mnet" or base.graphs.atoms.method == "voronoi": found.add("neighbors")
+    return found
 
 def known_knobs(
     space: Space, # what is to be searched
     base: Recipe, # of the model
 ) -> None:
-    "`UserError` with the near miss for a knob that turns nothing"
+    "`UserError` for a knob that turns nothing, with the near miss for an unknown one"
     from motiflab.models import MODELS
 
-    options = [f.name for f in fields(MODELS[base.model].Options)]
-    known = [*options, *_TRAINING, *(k for k in _OTHERS if k != "cutoff" or "cutoff" in options)]
+    options, idle = [f.name for f in fields(MODELS[base.model].Options)], _idle(base)
+    known = [k for k in dict.fromkeys([*options, *_TRAINING, *_OTHERS]) if k not in idle]
     for name in space:
+        if name in idle: raise UserError(f"The space names {name!r}, which turns nothing in {base.model}: leave it out.")
         if name in known: continue
         close = near_miss(name, known, 1)
         raise UserError(f"The space names {name!r}, which {base.model} does not have" + (f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}."))
+    if "joint" in space and {"joint_width", "joint_layers"} & set(space): raise UserError("The space names 'joint' and its width or number of layers: search one or the other.")
+
+def _as_knob(name: str, given: Any) -> Knob:
+    "A list of choices as a knob; `UserError` that names it for what is none"
+    if isinstance(given, Knob): return given
+    if not isinstance(given, _LISTS) or not len(given): raise UserError(f"The space gives {name}={given!r}: give a list of choices, or a Knob.")
+    return Knob(given)
+
+def asked_knobs(
+    space: str | Mapping[str, Any] | None, # one of `SPACES`, or knobs or lists of choices by name; None takes the paper's
+    base: Recipe, # of the model
+    fixed: bool = False, # are the graphs given, so that nothing can change them?
+) -> dict[str, Knob]: # name -> what it may be
+    "What is searched; `UserError` for a space that is empty, or a knob that turns nothing"
+    if space is None or isinstance(space, str): return {k: v for k, v in search_space(base.model, space).items() if not (fixed and k in _GRAPH)}
+    if not isinstance(space, Mapping): raise UserError(f"space={space!r} must be a name, or a dictionary such as dict(width=[32, 64]).")
+    if not space: raise UserError("The space is empty: name at least one thing to search, such as dict(width=[32, 64]).")
+    known_knobs(space, base)
+    still = [k for k in space if fixed and k in _GRAPH]
+    if still: raise UserError(f"The space names {still[0]!r}, but the graphs are given and stay as they are: give crystals, or leave it out.")
+    return {name: _as_knob(name, k) for name, k in space.items()}
 
 # %% ../nbs/71_spaces.ipynb #e0a9ea31
 def scaled_start(

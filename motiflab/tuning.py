@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import shutil
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ import pandas as pd
 
 from .errors import UserError, check_option
 from .paths import whole_or_not_at_all
-from .spaces import SPACES, Knob, Space, encoder_of, known_knobs, scaled_start, search_space, with_values
+from .spaces import SPACES, Knob, Space, asked_knobs, for_graphs, scaled_start, search_space, with_values
 
 if TYPE_CHECKING:
     import optuna
     from torch import nn
 
     from motiflab.crystalset import CrystalSet
+    from motiflab.descriptors import DescriptorSettings
     from motiflab.graphs import GraphSet, GraphSettings
     from motiflab.pictures import Picture
     from motiflab.recipes import Recipe
@@ -48,6 +50,7 @@ class TuneSettings:
     training: Mapping[str, Any] = field(default_factory=dict) # settings over the recipe's: epochs, batch_size, ...
     options: Mapping[str, Any] = field(default_factory=dict) # of the model, over the recipe's
     graphs: GraphSettings | None = None # None: the recipe's
+    descriptors: DescriptorSettings | None = None # what models called `de-...` read beside the graph; None: those of `graphs`, else the bank
     sampler: str = "tpe" # tree-structured Parzen estimator, or random
     startup: int = 5 # trials that run to their end before any may be pruned, and that are drawn at random
     warmup: int = 5 # epochs of a trial before it may be pruned
@@ -59,6 +62,7 @@ class TuneSettings:
         check_option("sampler", self.sampler, SAMPLERS)
         for name in ("startup", "warmup"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0: raise UserError(f"{name}={getattr(self, name)!r} must be a whole number from 0 on.")
+        if "seed" in self.training: raise UserError(f"The seed of a search is the argument seed of tune, not a training setting: take seed={self.training['seed']!r} out of training and give it there.")
 
     def base(self,
         model: str, # as `motiflab.models.build_model` knows it
@@ -67,18 +71,9 @@ class TuneSettings:
         "The recipe without any knob turned; `UserError` for unknown names"
         from motiflab.recipes import recipe
 
-        found = recipe(self.recipe, model).but(self.options, **{**self.training, "seed": seed})
-        return found if self.graphs is None else replace(found, graphs=self.graphs)
-
-    def knobs(self,
-        base: Recipe, # of the model
-    ) -> dict[str, Knob]:
-        "What is searched; lists of choices become knobs"
-        if self.space is None or isinstance(self.space, str): return search_space(base.model, self.space)
-        found = {name: k if isinstance(k, Knob) else Knob(tuple(k)) for name, k in self.space.items()}
-        if not found: raise UserError("The space is empty: name at least one thing to search, such as dict(width=[32, 64]).")
-        known_knobs(found, base)
-        return found
+        told = self.descriptors or (None if self.graphs is None else self.graphs.descriptors)
+        found = recipe(self.recipe, model, told).but(self.options, **{**self.training, "seed": seed})
+        return found if self.graphs is None else replace(found, graphs=replace(self.graphs, descriptors=found.graphs.descriptors))
 
 # %% ../nbs/71_tuning.ipynb #ac57c16f
 @dataclass
@@ -184,8 +179,13 @@ def _run_trial(study: _Study, trial: optuna.Trial) -> None:
         run = _train(study, values, _blind(study.split), _place(study, trial), [heard])
         heard(run.history)
     except optuna.TrialPruned: return _end(study, trial, "PRUNED", **_spent(history[0]))
-    except (UserError, MemoryError) as error: return _end(study, trial, "FAIL", reason=" ".join(str(error).split()) or type(error).__name__, **_spent(history[0]))
+    except OSError: raise # of the disk, not of the trial: it goes on from here when the search is resumed
+    except Exception as error: return _end(study, trial, "FAIL", reason=_reason(error), **_spent(history[0]))
     _end(study, trial, "COMPLETE", min(map(_score, run.history.to_dict("records"))), **_spent(run.history))
+
+def _reason(error: Exception) -> str:
+    "What is said of a trial that failed"
+    return ("" if isinstance(error, UserError) else f"{type(error).__name__}: ") + " ".join(str(error).split())
 
 def _spent(history: pd.DataFrame) -> dict[str, float]:
     "Epochs and seconds of a trial"
@@ -284,11 +284,10 @@ def _described(study: _Study) -> dict[str, Any]:
         model=study.base.model, seed=study.seed, space={k: repr(v) for k, v in study.knobs.items()}, options=dict(study.base.options), training=study.base.settings.as_dict(), graphs=graphs.settings,
         crystals=graphs.hash, targets=study.targets.info.as_dict(), values=values, split=split_hash(study.split.names(study.targets.ids)), sampler=s.sampler, startup=s.startup, warmup=s.warmup)))
 
-def _same_study(study: _Study, resume: bool) -> None:
-    "Write down what the study is; `UserError` where the folder holds another, or one that was not to be gone on with"
+def _same_study(study: _Study) -> None:
+    "Write down what the study is; `UserError` where the folder holds another"
     path, now = study.folder / "tune.json", _described(study)
     if path.exists():
-        if not resume: raise UserError(f"{study.folder} already holds a study: go on with it by resume=True, or name another folder.")
         try: then = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error: raise UserError(f"{path} is damaged: name another folder.") from error
         other = [k for k in now if then.get(k) != now[k]]
@@ -307,12 +306,15 @@ def _folder(folder: str | Path) -> Path:
 # %% ../nbs/71_tuning.ipynb #50252bed
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    "Optuna without its log"
+    "Optuna without its log, and without its doubts about choices that are lists"
     import optuna
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try: yield
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Choices for a categorical distribution", UserWarning)
+            yield
     finally: optuna.logging.set_verbosity(before)
 
 def _open_study(folder: Path, settings: TuneSettings) -> optuna.Study:
@@ -361,18 +363,14 @@ def _best(study: _Study, trials: pd.DataFrame) -> TuneResult:
     return TuneResult(with_values(study.base, values), values, trials, run, study.folder)
 
 # %% ../nbs/71_tuning.ipynb #db78f70d
-def _for_graphs(base: Recipe, graphs: GraphSet) -> Recipe:
-    "The recipe for graphs that are given: a hybrid reads as many descriptors as they bring"
-    told = graphs.arrays.get("descriptor")
-    return base if told is None or encoder_of(base.model) == base.model else base.but(dict(n_descriptors=int(told.shape[1])))
-
 def _begun(model: str, crystals: Any, targets: Targets, split: Split, folder: str | Path, seed: int, settings: TuneSettings, resume: bool) -> _Study:
     "A study that may begin; `UserError` for what cannot be"
     from motiflab.targets import usable
 
     base, source = settings.base(model, seed), _Source.of(crystals, settings.n_jobs)
-    knobs = settings.knobs(base)
-    if source.crystals is None: knobs, base = {k: v for k, v in knobs.items() if k not in ("neighbors", "cutoff")}, _for_graphs(base, crystals)
+    fixed = source.crystals is None
+    if fixed and (settings.graphs, settings.descriptors) != (None, None): raise UserError("The graphs are given and stay as they are: give crystals, or leave graphs and descriptors out of the settings.")
+    knobs, base = asked_knobs(settings.space, base, fixed), for_graphs(base, crystals) if fixed else base
     if not len(split.validation): raise UserError("The split has no validation crystals, which a search needs to choose by: make that part larger.")
     usable(targets, split)
     if not len(split.test): raise UserError("The split has no test crystals, on which the best is scored in the end: make that part larger.")
@@ -380,7 +378,7 @@ def _begun(model: str, crystals: Any, targets: Targets, split: Split, folder: st
     with _quiet_optuna():
         if (place / "tune.json").exists() and not resume: raise UserError(f"{place} already holds a study: go on with it by resume=True, or name another folder.")
         study = _Study(None, base, knobs, source, targets, split, place, settings, seed)
-        _same_study(study, resume)
+        _same_study(study)
         study.study = _open_study(place, settings)
     return study
 

@@ -1,4 +1,5 @@
 """The search for settings: the papers' spaces, what a trial may see, how it ends, and that a killed search is the same search."""
+import json
 import math
 import multiprocessing
 import os
@@ -11,7 +12,9 @@ import pytest
 
 from motiflab.crystals import read_crystals
 from motiflab.crystalset import CrystalSet
+from motiflab.descriptors import DescriptorSettings
 from motiflab.errors import UserError
+from motiflab.graphs import AtomGraph, GraphSettings, build_graphs
 from motiflab.models import MODELS
 from motiflab.recipes import recipe
 from motiflab.spaces import Knob, scaled_start, with_values
@@ -162,6 +165,31 @@ def test_failed_trials_stay_with_their_reason(crystals, targets, split, tmp_path
         tune("cgcnn", crystals, targets, split, tmp_path / "t", 2, settings=asked(space=dict(learning_rate=(1e30, 1e31))))
 
 
+def test_any_mistake_of_a_trial_is_written_down_and_the_search_can_be_gone_on_with(crystals, targets, split, tmp_path):
+    for resume in (False, True):
+        with pytest.raises(UserError, match="None of the 2 trials came to its end; of trial 0 it is said: "):
+            tune("cgcnn", crystals, targets, split, tmp_path / "s", 2, resume=resume, settings=asked(space=dict(width=["a", -3])))
+    trials = pd.read_csv(tmp_path / "s" / "trials.csv").query("state != 'repeated'")
+    assert (trials.state == "failed").all() and sorted(trials.width) == ["-3", "a"] and trials.reason.str.contains("Error: ").all()
+
+
+def test_a_full_disk_is_no_mistake_of_a_trial(crystals, targets, split, tmp_path):
+    def full(history): raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space"): tune("cgcnn", crystals, targets, split, tmp_path / "s", 1, settings=asked(callbacks=(full,)))
+    again = tune("cgcnn", crystals, targets, split, tmp_path / "s", 1, resume=True, settings=asked())
+    assert again.trials["state"].tolist() == ["complete"] and (again.trials["epochs"] == 3).all()
+
+
+def test_choices_that_are_lists(crystals, targets, split, tmp_path, recwarn):
+    space = dict(joint=[(64,), (32, 16)], learning_rate=(1e-3, 1e-2))
+    settings = asked(space=space, options=dict(n_blocks=1, width=8), training=dict(epochs=1), descriptors=DescriptorSettings(("volume_per_atom",)))
+    found = tune("de-cgcnn", crystals, targets, split, tmp_path / "s", 2, settings=settings)
+    again = tune("de-cgcnn", crystals, targets, split, tmp_path / "s", 4, resume=True, settings=settings)
+    assert (again.trials["state"] != "repeated").sum() == 4 and again.trials["joint"].map(tuple).nunique() == 2
+    assert found.run.model.options["joint"] == list(found.values["joint"]) and found.run.model.options["n_descriptors"] == 1
+    assert not [w for w in recwarn if "categorical distribution" in str(w.message)]
+
+
 def test_memory_that_runs_out_fails_the_trial_and_not_the_search(crystals, targets, split, tmp_path, monkeypatch):
     import motiflab.tuning as tuning
 
@@ -190,9 +218,15 @@ def test_graphs_are_built_once_for_each_choice_of_neighbours(crystals, targets, 
     assert sorted(built) == [4, 8, 12] and found.best.graphs.atoms.neighbors == found.values["neighbors"] # 12: the recipe's, by which the study knows its crystals
 
 
-def test_a_hybrid_on_graphs_with_columns_of_ones_own(crystals, targets, split, tmp_path):
-    from motiflab.graphs import GraphSettings, build_graphs
+def test_graphs_that_are_given_stay_as_they_are(crystals, targets, split, tmp_path):
+    graphs = build_graphs(crystals, GraphSettings(), n_jobs=1, progress=False)
+    found = tune("megnet", graphs, targets, split, tmp_path / "s", 1, settings=asked(space="general", options={}, training=dict(epochs=1)))
+    assert "cutoff" in search_space("megnet", "general") and "cutoff" not in found.values and "width" in found.values
+    for more, said in ((dict(space=dict(cutoff=[4.0, 5.0])), "names 'cutoff', but the graphs are given"), (dict(space="general", graphs=GraphSettings()), "graphs are given and stay")):
+        with pytest.raises(UserError, match=said): tune("megnet", graphs, targets, split, tmp_path / "t", 1, settings=asked(options={}, **more))
 
+
+def test_a_hybrid_on_graphs_with_columns_of_ones_own(crystals, targets, split, tmp_path):
     graphs = build_graphs(crystals, GraphSettings(), n_jobs=1, progress=False)
     table = pd.DataFrame(dict(volume=[s.volume / len(s) for s in crystals.structures], atoms=[len(s) for s in crystals.structures]), index=crystals.frame.index)
     found = tune("de-cgcnn", graphs.with_descriptors(table), targets, split, tmp_path / "s", 1, settings=asked(space="gong", options=dict(n_blocks=1), training=dict(epochs=1)))
@@ -219,6 +253,16 @@ def test_the_figure_shows_every_trial(found):
     (dict(model="schnet", settings=asked(space="xie", options={})), "The space 'xie' is of cgcnn, not of schnet: take 'general'"),
     (dict(settings=asked(space=dict(widht=(8, 16)))), "The space names 'widht', which cgcnn does not have: did you mean 'width'"),
     (dict(settings=asked(space={})), "The space is empty"),
+    (dict(settings=asked(space=dict(width=32))), "The space gives width=32: give a list of choices, or a Knob"),
+    (dict(settings=asked(space=dict(width=[]))), "The space gives width=[]: give a list of choices, or a Knob"),
+    (dict(settings=asked(space=["width"])), "must be a name, or a dictionary"),
+    (dict(settings=asked(space=dict(joint_width=(32, 64)))), "The space names 'joint_width', which turns nothing in cgcnn"),
+    (dict(model="roost", settings=asked(space=dict(neighbors=(8, 12)))), "The space names 'neighbors', which turns nothing in roost"),
+    (dict(model="de-mnet", settings=asked(space=dict(neighbors=(8, 12)))), "The space names 'neighbors', which turns nothing in de-mnet"),
+    (dict(model="de-cgcnn", settings=asked(space=dict(hidden_layers=(1, 2)))), "The space names 'hidden_layers', which turns nothing in de-cgcnn"),
+    (dict(settings=asked(space=dict(neighbors=(8, 12)), graphs=GraphSettings(AtomGraph(method="voronoi")))), "The space names 'neighbors', which turns nothing in cgcnn"),
+    (dict(settings=asked(graphs=GraphSettings(descriptors=DescriptorSettings()))), "cgcnn reads no descriptors: its companion that does is called 'de-cgcnn'"),
+    (dict(settings=asked(descriptors=DescriptorSettings())), "cgcnn reads no descriptors: its companion that does is called 'de-cgcnn'"),
     (dict(settings=asked(training=dict(epoch=2))), "setting='epoch' is unknown: did you mean 'epochs'"),
     (dict(n_trials=0), "n_trials=0 must be a whole number from 1 on"),
     (dict(fractions=(0.8, 0.0, 0.2)), "no validation crystals"),
@@ -242,6 +286,12 @@ def test_a_folder_in_use_is_refused(found, crystals, targets, split, tmp_path):
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="sampler='tep' is unknown: did you mean 'tpe'"): TuneSettings(sampler="tep")
     with pytest.raises(UserError, match="warmup=-1 must be a whole number"): TuneSettings(warmup=-1)
+    with pytest.raises(UserError, match="argument seed of tune, .* take seed=9 out of training"): TuneSettings(training=dict(seed=9))
+    for wrong, said in ((dict(low=64, high=32), "not low=64 and high=32"), (dict(), "not low=0.0 and high=0.0"), (dict(low=0.0, high=1.0, log=True), "begins above 0, not at low=0.0"), (dict(values="ab"), "not 'ab'"), (dict(values=[object()]), "numbers, words")):
+        with pytest.raises(UserError, match=said): Knob(**wrong)
+    assert Knob(np.array([8, 16])) == Knob((8, 16))
+    told = TuneSettings(graphs=GraphSettings(AtomGraph(neighbors=4)), descriptors=DescriptorSettings(columns=("n",))).base("de-cgcnn").graphs
+    assert told.atoms.neighbors == 4 and told.descriptors.columns == ("n",) and TuneSettings(graphs=GraphSettings()).base("de-cgcnn").graphs.descriptors == DescriptorSettings()
     assert set(SPACES) == {"gong", "xie", "xie-gated", "general"}
 
 
@@ -249,6 +299,7 @@ def test_settings_that_cannot_be():
 
 @pytest.mark.parametrize("more, said", [
     (["--model", "cgnn"], "did you mean 'cgcnn'"), (["--space", "gnog"], "did you mean 'gong'"), (["--trials", "0"], "--trials 0 must be 1 or more"), (["--task", "regresion"], "did you mean 'regression'"),
+    (["--model", "cgcnn", "--descriptors", "bank"], "called 'de-cgcnn'"),
 ])
 def test_the_command_says_what_is_wrong_before_it_reads(more, said, tmp_path, capsys):
     from motiflab.console import run
@@ -256,3 +307,18 @@ def test_the_command_says_what_is_wrong_before_it_reads(more, said, tmp_path, ca
 
     assert run(["tune", "--data", "nothing.jsonl", "-t", "n", "-o", str(tmp_path / "s"), *more]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
+def test_the_command_shows_a_narrow_table_and_counts_what_was_left_out(crystals, tmp_path, capsys):
+    "A crystal without a cation has no motif, and is used all the same"
+    from motiflab.console import run
+    import motiflab.cli # noqa: F401
+
+    rows = [dict(id=str(i), lattice=s.lattice.matrix.tolist(), species=[e.symbol for e in s.species], frac=s.frac_coords.tolist(), n=float(n)) for (i, s), n in zip(crystals, crystals.frame["n"])]
+    rows[0]["species"] = ["Fe"] * len(rows[0]["species"])
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert run(["tune", "--model", "de-mnet", "--descriptors", "composition", "--data", str(tmp_path / "c.jsonl"), "-t", "n", "-o", str(tmp_path / "s"), "--epochs", "1", "--trials", "1", "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "0 crystals skipped" in said and "Skipped" not in said and "  joint_width " in said and "…" not in said and "weight_decay" not in next(row for row in said.splitlines() if "validation" in row)
+    best = load_run(tmp_path / "s" / "best")
+    assert best.model.options["n_descriptors"] == 132 and rows[0]["id"] in set(best.skipped["id"]) and set(best.skipped["stage"]) == {"motifs"}
