@@ -54,7 +54,7 @@ def test_shipped_data_is_in_the_wheel(installed):
     code = "from motiflab.shipped import shipped_names, shipped_path\nfor n in shipped_names(): print(n, shipped_path(n))"
     found = dict(line.split(" ", 1) for line in python(code, installed).splitlines())
     assert found and all(Path(p).is_relative_to(installed) for p in found.values())
-    tracked = {p.relative_to(ROOT / "data") for p in (ROOT / "data").rglob("*") if p.is_file() and not p.name.startswith(".")}
+    tracked = {p.relative_to(ROOT / "data") for p in (ROOT / "data").rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(ROOT / "data").parts)}
     missing = {p for p in tracked if not (installed / "motiflab" / "data" / p).exists() and p.suffix not in (".py", ".pyc")}
     assert not missing
 
