@@ -69,13 +69,16 @@ STARTED = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /\\
 
 
 def run_all(page) -> None:
-    "Run > Run All Cells, again where the menu was not ready to take the click"
+    "Run > Run All Cells, again where the menu was not ready to take the click, or a dialog stood in its way"
     for _ in range(6):
-        page.locator(".jp-Notebook .jp-Cell").first.click()
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        page.locator(".lm-MenuBar-itemLabel:text-is('Run')").click()
-        page.locator('[data-command="runmenu:run-all"]').click()
-        try: return page.wait_for_function(STARTED, timeout=10_000)
+        late = page.locator(".jp-Dialog button.jp-mod-reject") # a dialog that came after the first was dismissed
+        if late.count(): late.last.click()
+        try:
+            page.locator(".jp-Notebook .jp-Cell").first.click(timeout=20_000)
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+            page.locator(".lm-MenuBar-itemLabel:text-is('Run')").click()
+            page.locator('[data-command="runmenu:run-all"]').click()
+            return page.wait_for_function(STARTED, timeout=10_000)
         except PlaywrightTimeout: page.keyboard.press("Escape")
     pytest.fail("JupyterLab did not start to run the cells")
 
