@@ -17,7 +17,7 @@ import torch
 from .errors import UserError
 from .graphs.packed import GraphSet
 from .paths import whole_or_not_at_all
-from .runs import Run, Scored, checksum, load_run, prediction_table, probabilities, read_json, said_scores, score_table, truth_table, with_unseen
+from .runs import Run, Scored, checksum, class_numbers, load_run, prediction_table, probabilities, read_json, said_scores, score_table, truth_table, with_unseen
 from .scores import Calibration, coverage, reliability
 from .targets import TargetInfo, Targets
 
@@ -53,9 +53,7 @@ def _truth(run: Run) -> Targets:
     "True values of the validation and test crystals"
     table, info = run.predictions, run.targets
     if info.task == "regression": values = table[list(info.names)].to_numpy(float)
-    else:
-        place = {c: float(k) for k, c in enumerate(info.classes)}
-        values = np.array([[np.nan if pd.isna(v) else place[v]] for v in table[info.names[0]]])
+    else: values = class_numbers(table[info.names[0]], info.classes)[:, None]
     return Targets(**info.__dict__, values=values, ids=tuple(table.index))
 
 def _same(members: Sequence[Run]) -> None:

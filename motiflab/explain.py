@@ -18,7 +18,7 @@ from .crystalset import CrystalSet
 from .errors import UserError, check_option
 from .graphs.packed import GraphSet
 from .motif_contributions import MotifContributions, check_crystals, checked_members, motif_contributions, output_column, output_scale
-from .runs import Run, check_graphs, output_values
+from .runs import Run, check_graphs, class_numbers, output_values
 
 if TYPE_CHECKING:
     from motiflab.targets import TargetInfo
@@ -64,8 +64,7 @@ def _numbers_of(column: pd.Series, info: TargetInfo, ids: Sequence) -> np.ndarra
     "Truth as a network learns it: numbers, or numbers of classes"
     known = column[~column.index.duplicated()].reindex(ids)
     if info.task == "regression": return pd.to_numeric(known, errors="coerce").to_numpy(float)
-    place = {c: float(k) for k, c in enumerate(info.classes)}
-    return np.array([np.nan if pd.isna(v) else place.get(v, np.nan) for v in known])
+    return class_numbers(known.where(known.isin(info.classes)), info.classes)
 
 class _Asked(NamedTuple):
     "A run, what its dense layers see of some crystals, and which of them are asked about"

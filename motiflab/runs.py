@@ -28,9 +28,9 @@ from .targets import Normaliser, TargetInfo, Targets
 
 # %% auto #0
 __all__ = ['UNSEEN_FACTOR', 'FORMAT', 'network_outputs', 'output_values', 'clamped', 'prediction_table', 'truth_table',
-           'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Scored', 'Run',
-           'own_table', 'with_unseen', 'plain_settings', 'check_graphs', 'package_versions', 'checksum', 'save_run',
-           'read_json', 'load_run']
+           'class_numbers', 'probabilities', 'score_table', 'said_scores', 'UnseenElements', 'holds_unseen', 'Scored',
+           'Run', 'own_table', 'with_unseen', 'plain_settings', 'check_graphs', 'package_versions', 'checksum',
+           'save_run', 'read_json', 'load_run']
 
 # %% ../nbs/52_runs.ipynb #02c5f92d
 @torch.no_grad()
@@ -102,8 +102,11 @@ def truth_table(
     table.insert(0, "split", list(split))
     return table
 
-def _class_numbers(column: pd.Series, classes: Sequence) -> np.ndarray:
-    "Places of classes, NaN where missing"
+def class_numbers(
+    column: pd.Series, # (n,) classes, NaN where missing
+    classes: Sequence, # all that there are
+) -> np.ndarray: # (n,) float, NaN where missing
+    "Each class as its place among the classes"
     place = {c: float(k) for k, c in enumerate(classes)}
     return np.array([np.nan if pd.isna(v) else place[v] for v in column])
 
@@ -127,7 +130,7 @@ def score_table(
         some = table[table["split"] == part]
         for name in info.names:
             if info.task == "regression": rows[part, name] = regression_scores(some[name].to_numpy(float), some[f"{name}_predicted"].to_numpy(float))
-            else: rows[part, name] = classification_scores(_class_numbers(some[name], info.classes), probabilities(some, info))
+            else: rows[part, name] = classification_scores(class_numbers(some[name], info.classes), probabilities(some, info))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "target"]).astype({"n": int})
 
 # %% ../nbs/52_runs.ipynb #bd903a10
