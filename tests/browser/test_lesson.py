@@ -10,7 +10,7 @@ from mouse import colors_seen
 from test_lab import dismiss, lab, run_all # noqa: F401, the fixture
 
 pytestmark = pytest.mark.timeout(500)
-TUTORIAL = Path(__file__).parents[2] / "nbs/tutorials/30_train_dual_graph.ipynb"
+TUTORIAL = Path(__file__).parents[2] / "nbs/tutorials/03_train_dual_graph.ipynb"
 LIVE = ".motiflab-curves .js-plotly-plot"
 EPOCHS = "() => { const g = document.querySelector('" + LIVE + "'); return g && g._fullData && g._fullData[2].x ? g._fullData[2].x.length : 0; }"
 FIGURES = ".jp-RenderedPlotly" # pictures that come alive under the mouse
