@@ -5,7 +5,6 @@
 # %% ../nbs/70_explain_figures.ipynb #51ede948
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,14 @@ import plotly.graph_objects as go
 from .colorings import SIGNED, scale_colors
 from .errors import UserError
 from .explain import share_of_descriptors
-from .pictures import COLORS, INK, Picture, axis, label, layout
+from .pictures import COLORS, INK, Picture, SolidPicture, axis, label, layout
 
 if TYPE_CHECKING:
     from motiflab.crystalset import CrystalSet
     from motiflab.motif_contributions import MotifContributions
 
 # %% auto #0
-__all__ = ['importance_figure', 'share_figure', 'r2_figure', 'SolidPicture', 'contribution_words', 'contribution_crystal']
+__all__ = ['importance_figure', 'share_figure', 'r2_figure', 'contribution_words', 'contribution_crystal']
 
 # %% ../nbs/70_explain_figures.ipynb #72e28738
 _ROW = 260 # pixels
@@ -98,47 +97,6 @@ def r2_figure(
         axes |= {f"xaxis{number}": axis(tickvals=list(range(len(some))), ticktext=[_words(i) for i in some.index], showgrid=False, range=[-0.6, max(len(part), 4) - 0.4], domain=[0, 1], anchor=f"y{number}"),
                  f"yaxis{number}": axis("R²", range=[_LOWEST if (some < 0).any(axis=None) else 0, 1.05], domain=[low, high], anchor=f"x{number}")}
     return Picture(traces, layout(title, _ROW * len(parts) + 60, barmode="group", showlegend=len(named) > 1, margin=dict(l=70, r=16, t=70 if title else 44, b=8), **axes))
-
-# %% ../nbs/70_explain_figures.ipynb #b5733f76
-def _still_traces(ax: Any, figure: go.Figure) -> None:
-    "Meshes and lines of a plotly figure as matplotlib's"
-    from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
-
-    for t in figure.data:
-        xyz = np.column_stack([np.asarray(v, float) for v in (t.x, t.y, t.z)])
-        if t.type == "mesh3d":
-            corners = xyz[np.column_stack([t.i, t.j, t.k]).astype(int)]
-            ax.add_collection3d(Poly3DCollection(corners, facecolors=t.color, alpha=t.opacity, linewidths=0, shade=t.opacity is None)) # see-through faces keep the colour of the scale
-        elif t.mode == "lines": ax.add_collection3d(Line3DCollection(xyz[:len(xyz) // 3 * 3].reshape(-1, 3, 3)[:, :2], colors=t.line.color, linewidths=(t.line.width or 1) * 0.5))
-
-class SolidPicture(Picture):
-    "A crystal's figure that carries a PNG of itself"
-
-    def png(self,
-        width: int = 860, # pixels
-        transparent: bool = False, # or white
-    ) -> bytes:
-        "The still as a PNG file"
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import LinearSegmentedColormap, Normalize
-        from matplotlib.figure import Figure
-
-        canvas = Figure(figsize=(width / 100, (self.layout.height or 420) / 100), dpi=100)
-        ax, scene = canvas.add_axes([0, 0, 0.86, 1], projection="3d", proj_type="ortho"), self.layout.scene
-        _still_traces(ax, self)
-        for way, a in zip("xyz", (scene.xaxis, scene.yaxis, scene.zaxis)): getattr(ax, f"set_{way}lim")(*a.range)
-        eye = scene.camera.eye
-        ax.view_init(np.degrees(np.arctan2(eye.z, np.hypot(eye.x, eye.y))), np.degrees(np.arctan2(eye.y, eye.x)))
-        ax.set_box_aspect([scene.aspectratio[w] for w in "xyz"], zoom=1.6)
-        ax.set_axis_off()
-        bar = self.data[-1].marker
-        shown = ScalarMappable(Normalize(bar.cmin, bar.cmax), LinearSegmentedColormap.from_list("signed", SIGNED))
-        scale = canvas.colorbar(shown, cax=canvas.add_axes([0.87, 0.15, 0.02, 0.7]))
-        scale.set_label(self.layout.meta["unit"], color=INK)
-        scale.ax.tick_params(colors=INK)
-        with io.BytesIO() as file:
-            canvas.savefig(file, format="png", dpi=100, transparent=transparent)
-            return file.getvalue()
 
 # %% ../nbs/70_explain_figures.ipynb #da217026
 def _bar(limit: float, words: str) -> go.Scatter3d:

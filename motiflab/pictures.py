@@ -20,7 +20,8 @@ from .errors import UserError
 from .paths import whole_or_not_at_all
 
 # %% auto #0
-__all__ = ['INK', 'GRID', 'COLORS', 'RAMP', 'FONT', 'axis', 'layout', 'label', 'still', 'Picture', 'pictures_page', 'write_html']
+__all__ = ['INK', 'GRID', 'COLORS', 'RAMP', 'FONT', 'axis', 'layout', 'label', 'still', 'Picture', 'SolidPicture',
+           'pictures_page', 'write_html']
 
 # %% ../nbs/54_pictures.ipynb #cd3da6fc
 INK = "#707b89" # words and axes, on white and on black
@@ -265,6 +266,88 @@ def _jsonable(value: Any) -> Any:
     import json
     from motiflab.html import safe_json
     return json.loads(safe_json(value))
+
+# %% ../nbs/54_pictures.ipynb #03653a7a
+def _projected(scene: Any) -> Any: # (n, 3) coordinates -> (n, 3): right, up, towards the eye
+    "How a scene is seen by its camera, without perspective"
+    low, high = np.array([scene[f"{w}axis"].range for w in "xyz"], float).T
+    size, eye = np.array([scene.aspectratio[w] or 1 for w in "xyz"]), np.array([scene.camera.eye[w] for w in "xyz"])
+    right = np.array([-eye[1], eye[0], 0]) / np.hypot(*eye[:2])
+    axes = np.stack([right, np.cross(eye, right) / np.linalg.norm(eye), eye / np.linalg.norm(eye)], 1)
+    return lambda xyz: ((xyz - (low + high) / 2) / (high - low) * size) @ axes
+
+def _triangles(t: Any, look: Any, lit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # (n, 3, 3) corners; (n, 4) colours of faces and edges; (n,) widths
+    "A mesh as triangles"
+    xyz = np.column_stack([np.asarray(v, float) for v in (t.x, t.y, t.z)])
+    corners = xyz[np.column_stack([t.i, t.j, t.k]).astype(int)]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    bright = 0.84 + 0.16 * (normal @ [0.37, -0.2, 0.91]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12) if lit or t.opacity is None else np.ones(len(corners))
+    colors = np.column_stack([np.outer(bright, _color(t.color)[:3]), np.full(len(corners), 1 if t.opacity is None else t.opacity)])
+    return look(corners.reshape(-1, 3)).reshape(-1, 3, 3), colors, colors * [1, 1, 1, t.opacity is None], np.full(len(corners), 0.3)
+
+_PIECES = 8 # of each line, so that a part of it can be behind a face
+
+def _pieces(t: Any, look: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # likewise; corners two of which are one
+    "Lines as triangles without area"
+    ends = np.column_stack([np.asarray(v, float) for v in (t.x, t.y, t.z)])
+    a, b = look(ends[:len(ends) // 3 * 3]).reshape(-1, 3, 3)[:, :2].swapaxes(0, 1)
+    cuts = a[:, None] + np.linspace(0, 1, _PIECES + 1)[:, None] * (b - a)[:, None]
+    corners = np.stack([cuts[:, :-1], cuts[:, 1:], cuts[:, 1:]], 2).reshape(-1, 3, 3)
+    colors = np.tile(_color(t.line.color), (len(corners), 1))
+    return corners, colors * [1, 1, 1, 0], colors, np.full(len(corners), (t.line.width or 1) * 0.55)
+
+# %% ../nbs/54_pictures.ipynb #165a7b9b
+def _scale_beside(canvas: Any, figure: go.Figure) -> None:
+    "The colour scale of the last trace"
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = figure.data[-1].marker
+    shown = ScalarMappable(Normalize(bar.cmin, bar.cmax), _color_map(bar.colorscale))
+    scale = canvas.colorbar(shown, cax=canvas.add_axes([0.87, 0.15, 0.02, 0.7]))
+    scale.set_label(_plain(bar.colorbar.title.text), color=INK)
+    scale.ax.tick_params(colors=INK)
+
+def _elements_above(canvas: Any, figure: go.Figure) -> None:
+    "Coloured dots with the names of the solids that the legend holds"
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], ls="", marker="o", ms=9, color=_color(t.color), label=_plain(t.name)) for t in figure.data if t.type == "mesh3d" and t.showlegend]
+    if marks: canvas.legend(handles=marks, loc="upper left", ncols=8, frameon=False, fontsize=10, labelcolor=INK, handletextpad=0.1, columnspacing=1)
+
+def _painted(ax: Any, figure: go.Figure, lit: bool) -> None:
+    "Everything in space, the farthest first"
+    from matplotlib.collections import PolyCollection
+
+    look = _projected(figure.layout.scene)
+    parts = [_triangles(t, look, lit) for t in figure.data if t.type == "mesh3d" and len(t.i)]
+    parts += [_pieces(t, look) for t in figure.data if t.type == "scatter3d" and t.mode == "lines" and len(t.x)]
+    if not parts: return
+    corners, faces, edges, widths = (np.concatenate(p) for p in zip(*parts))
+    order = corners[:, :, 2].mean(1).argsort()
+    ax.add_collection(PolyCollection(corners[order][:, :, :2], facecolors=faces[order], edgecolors=edges[order], linewidths=widths[order], joinstyle="round", capstyle="round"))
+    ax.set(aspect="equal", xlim=corners[:, :, 0].min() + np.array([-0.03, np.ptp(corners[:, :, 0]) + 0.03]), ylim=corners[:, :, 1].min() + np.array([-0.03, np.ptp(corners[:, :, 1]) + 0.03]))
+
+class SolidPicture(Picture):
+    "A crystal's figure that carries a PNG of itself"
+
+    def png(self,
+        width: int = 860, # pixels
+        transparent: bool = False, # or white
+    ) -> bytes:
+        "The still as a PNG file"
+        from matplotlib.figure import Figure
+
+        height, scaled = self.layout.height or 420, self.data[-1].type == "scatter3d" and bool(self.data[-1].marker.showscale)
+        canvas = Figure(figsize=(width / 100, height / 100), dpi=100)
+        ax = canvas.add_axes([0.01, 0.02, 0.84 if scaled else 0.98, 0.98 - 36 / height])
+        ax.set_axis_off()
+        _painted(ax, self, lit=not scaled)
+        if scaled: _scale_beside(canvas, self)
+        _elements_above(canvas, self)
+        with io.BytesIO() as file:
+            canvas.savefig(file, format="png", dpi=100, transparent=transparent)
+            return file.getvalue()
 
 # %% ../nbs/54_pictures.ipynb #48442bd1
 _PAGE_STYLE = """:root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --line:#dfe3e9; color-scheme:light; }

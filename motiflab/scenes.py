@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from crystal_toolkit.core.scene import Scene
+    from motiflab.pictures import SolidPicture
     from pymatgen.core import Structure
 
 # %% auto #0
@@ -46,7 +46,7 @@ def _base_scene(structure: Structure) -> Scene:
     import crystal_toolkit.renderables # noqa: F401, gives structures and graphs their `get_scene`
     from crystal_toolkit.core.legend import Legend
     from pymatgen.analysis.graphs import StructureGraph
-    return StructureGraph.from_empty_graph(structure).get_scene(
+    return StructureGraph.from_empty_graph(structure).get_scene( # type: ignore[attr-defined] # crystal_toolkit puts it there
         legend=Legend(structure, color_scheme="Jmol"), draw_image_atoms=len(structure) <= _IMAGES_UP_TO,
         bonded_sites_outside_unit_cell=False, site_get_scene_kwargs=dict(retain_atom_idx=True))
 
@@ -279,8 +279,8 @@ def crystal_figure(
     motifs: pd.DataFrame, # its rows of `MotifTable.motifs`
     kind: str | None = None, # the motif kind to show solid
     id: Any = "", # how the crystal is called
-) -> go.Figure:
+) -> SolidPicture: # a plotly figure to be turned; a still where nothing is alive
     "Draw a crystal with the polyhedra of its motifs"
-    import plotly.graph_objects as go
+    from motiflab.pictures import SolidPicture
     drawing = draw_crystal(structure, motifs, id)
-    return go.Figure(crystal_traces(drawing, kind), crystal_layout(drawing))
+    return SolidPicture(crystal_traces(drawing, kind), crystal_layout(drawing))
