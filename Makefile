@@ -24,12 +24,11 @@ test: $(VENV)/installed  ## notebooks in step and clean, notebooks run, tests pa
 lab: $(VENV)/installed  ## JupyterLab at the tutorial "Explore the motifs of oxides"
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(TUTORIAL)
 
-docs: $(VENV)/installed-docs  ## every notebook as a page of HTML, in _docs/
-	$(BIN)/sphinx-build -q -b html -c docs nbs _docs
-	@echo "Open _docs/index.html"
+docs: $(VENV)/installed-docs  ## the site, from the notebooks, in _docs/
+	$(BIN)/python docs/build.py
 
 clean:  ## remove what was built, the environment too
-	rm -rf $(VENV) _docs jupyter_execute _proc build dist demo .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) _docs _proc build dist demo .pytest_cache .hypothesis *.egg-info
 	find motiflab -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
