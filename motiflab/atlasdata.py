@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ def _count_kinds(frame: pd.DataFrame, rows: pd.DataFrame, model: Any) -> pd.Data
 # %% ../nbs/24_atlasdata.ipynb #3e071d08
 def _given_columns(columns: Any, kinds: pd.Index) -> pd.DataFrame: # columns of floats with text as names
     "Numbers by kind that a person added; `UserError` for what is not that"
-    frame = columns.rename("value" if columns.name is None else columns.name).to_frame() if isinstance(columns, pd.Series) else columns
+    frame = columns.to_frame("value" if columns.name is None else columns.name) if isinstance(columns, pd.Series) else columns
     if not isinstance(frame, pd.DataFrame) or not frame.shape[1]: raise UserError("Columns for the map are a Series or a DataFrame of numbers whose index holds motif kinds such as 'Zn|T:4'.")
     twice = frame.index[frame.index.duplicated()]
     if len(twice): raise UserError(f"The columns for the map have several rows of the kind {twice[0]!r}: keep one.")
@@ -116,12 +116,13 @@ class AtlasData:
         if self.crystals is not None:
             rows = rows[rows.crystal_id.isin(self.crystals.frame.index)]
             size = rows.crystal_id.map(self.crystals.frame.structure.map(len))
-        return rows.assign(size=size).sort_values(["size", "csm"], kind="stable").groupby("kind").crystal_id.agg(list).to_dict()
+        held = rows.assign(size=size).sort_values(["size", "csm"], kind="stable").groupby("kind").crystal_id.agg(list)
+        return {str(kind): ids for kind, ids in held.items()}
 
     @cached_property
     def motif_rows(self) -> dict[Any, np.ndarray]:
         "Rows of `table.motifs` of each crystal"
-        return self.table.motifs.groupby("crystal_id").indices if self.table is not None else {}
+        return {id: np.asarray(rows) for id, rows in self.table.motifs.groupby("crystal_id").indices.items()} if self.table is not None else {}
 
     @property
     def color_options(self) -> dict[str, str]: # what a person reads -> column of `kinds`
@@ -142,9 +143,9 @@ class AtlasData:
         frame = _given_columns(columns, self.kinds.index)
         off = frame.index[~frame.index.isin(self.kinds.index)]
         if len(off): warnings.warn(f"{len(off):,} of {len(frame):,} kinds of the columns are not on this map and are left out, such as {str(off[0])[:40]!r}.", stacklevel=2)
-        for name in frame: self.kinds[GIVEN + name] = frame[name].reindex(self.kinds.index).to_numpy(float)
+        for name in map(str, frame.columns): self.kinds[GIVEN + name] = frame[name].reindex(self.kinds.index).to_numpy(float)
         by_column = {column: name for name, column in self.color_options.items()}
-        return [by_column[GIVEN + name] for name in frame]
+        return [by_column[GIVEN + str(name)] for name in frame.columns]
 
 # %% ../nbs/24_atlasdata.ipynb #8536d08f
 def _check_input(table: MotifTable | None, vectors: Any, crystals: Any) -> pd.DataFrame:
@@ -218,7 +219,7 @@ def atlas_data(
 def drawing_of(data: AtlasData, crystal_id: Any) -> Drawing:
     "A crystal of the atlas, drawn; `UserError` that says how to load crystals when there are none"
     from motiflab.scenes import draw_crystal
-    if data.crystals is None or crystal_id not in data.crystals.frame.index: raise UserError(NO_CRYSTALS)
+    if data.crystals is None or data.table is None or crystal_id not in data.crystals.frame.index: raise UserError(NO_CRYSTALS)
     motifs = data.table.motifs.iloc[data.motif_rows.get(crystal_id, [])]
     return draw_crystal(data.crystals.frame.structure[crystal_id], motifs, crystal_id)
 
@@ -249,7 +250,7 @@ def _matches(data: AtlasData, word: str) -> np.ndarray: # (n_kinds,) bool
     if exact.any(): return exact
     if "crystal_id" in data.rows:
         formula = _shares(word)
-        same = data.formulas.index[data.formulas.map(_shares) == formula] if formula else []
+        same: Sequence[Any] | pd.Index = data.formulas.index[data.formulas.map(_shares) == formula] if formula else []
         held = _holders(data, data.rows.crystal_id.isin(same) | (data.rows.crystal_id.astype(str) == word))
         if held.any(): return held
     loose = (kinds.element.str.lower() == lower).to_numpy()
@@ -296,7 +297,7 @@ def enriched_in(
 ) -> pd.DataFrame: # see `motiflab.enrichment.enrichment`
     "What the occurrences of these kinds have more of than all others on the map"
     rows = data.rows[data.rows.kind.isin(data.kinds.index)]
-    return enrichment(rows, rows.kind.isin(kinds))
+    return enrichment(rows, rows.kind.isin(kinds).to_numpy())
 
 # %% ../nbs/24_atlasdata.ipynb #5166ad9b
 def place_motifs(

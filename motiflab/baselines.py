@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -83,7 +85,7 @@ class CompositionForest:
     ):
         self.task, self.seed, self.n_trees, self.n_jobs = task, seed, n_trees, n_jobs
 
-    def _new(self) -> object:
+    def _new(self) -> Any: # of scikit-learn, not fitted
         from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
         kind, part = (RandomForestRegressor, 1 / 3) if self.task == "regression" else (RandomForestClassifier, "sqrt")
@@ -121,7 +123,7 @@ class CompositionForest:
 class DescriptorBoosting(CompositionForest):
     "Boosted trees, one ensemble a target; numbers are learned by their absolute error"
 
-    def _new(self) -> object:
+    def _new(self) -> Any: # of scikit-learn, not fitted
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         how = dict(max_iter=self.n_trees, learning_rate=0.05, min_samples_leaf=10, max_leaf_nodes=15, random_state=self.seed)

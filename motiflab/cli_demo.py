@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .cli_motifs import _common_kinds, _extract, _motif_folder, _vectors, _write_map
-from .console import Jobs, Seed, app, plain_warnings, show, show_skipped
+from .console import Jobs, Seed, app, examples, plain_warnings, show, show_skipped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def _show_runs(runs: dict[str, Run], seed: int, epochs: int) -> None:
     "Test scores of both, with the number of crystals"
     import pandas as pd
 
-    rows = [dict(network=name, MAE=f"{r.score():.3f}", RMSE=f"{r.score('rmse'):.3f}", crystals=int(r.scores.loc[("test", "n"), "n"]), parameters=sum(p.numel() for p in r.model.parameters()),
+    rows = [dict(network=name, MAE=f"{r.score():.3f}", RMSE=f"{r.score('rmse'):.3f}", crystals=int(r.scores["n"].loc[("test", "n")]), parameters=sum(p.numel() for p in r.model.parameters()),
                  seconds=f"{r.history.seconds.sum():.0f}") for name, r in runs.items()]
     show(pd.DataFrame(rows), f"Refractive index of test crystals after {epochs} epochs, seed {seed}")
 
@@ -88,7 +88,7 @@ def _write_parity(runs: dict[str, Run], folder: Path, words: str) -> None:
 # %% ../nbs/63_cli_demo.ipynb #56cfb6e6
 DemoOut = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write into, made if missing.")]
 DemoSize = Annotated[Optional[int], typer.Option("--crystals", metavar="N", min=1, help="A random N of the 4,764 crystals; all when left out.", show_default=False)]
-DemoEpochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes of both networks over their training crystals.")]
+DemoEpochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Passes of both networks over their training crystals; most of the time goes here.")]
 
 def _look_next(folder: Path, trained: bool) -> None:
     "Where to look"
@@ -96,9 +96,9 @@ def _look_next(folder: Path, trained: bool) -> None:
           + "\n  make lab   the same in JupyterLab, with the tutorials\n  motiflab extract FOLDER_OF_CIFS -o out && motiflab atlas out -o mine.html   your own crystals\n"
           "  motiflab train --data FILE --target COLUMN -o run && motiflab predict run INPUT   your own properties\n")
 
-@app.command(rich_help_panel="Both")
+@app.command(rich_help_panel="Start", epilog=examples("motiflab demo", "motiflab demo -o small --crystals 500 --epochs 10"))
 def demo(out: DemoOut = Path("demo"), number: DemoSize = None, epochs: DemoEpochs = 30, jobs: Jobs = None, seed: Seed = 0) -> None:
-    "Map the motifs of 4,764 real crystals and train two networks on them: OUT/atlas.html, OUT/parity.html; takes five to ten minutes."
+    "Map 4,764 real crystals and train two networks, in ten minutes.\n\nThe crystals and their refractive indices come with the installation; there is no download. Writes OUT/atlas.html, parity.html, parity.png, vectors/ and the tables of `motiflab extract`. Run again, it keeps what was extracted."
     from motiflab.crystals import read_crystals
     from motiflab.motifs import load_motifs
 
@@ -114,7 +114,7 @@ def demo(out: DemoOut = Path("demo"), number: DemoSize = None, epochs: DemoEpoch
     _show_motifs(table, model)
     with plain_warnings(): trained = _networks(crystals, table, folder, epochs, seed, jobs)
     _look_next(folder, trained)
-    print(numbers)
+    print(f"{numbers}; written to {folder}")
 
 def _networks(crystals: CrystalSet, table: MotifTable, folder: Path, epochs: int, seed: int, jobs: int | None) -> bool: # whether there were enough crystals
     "Train both networks, show and write what they do"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .console import Disorder, Inputs, Jobs, Limit, MinDistance, app, counted, plain_warnings, show_skipped, writable_file
+from .console import Disorder, Inputs, Jobs, Limit, MinDistance, app, counted, examples, plain_warnings, show_skipped, writable_file
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _left_out(
     rows = []
     for (i, reason), group in reasons.groupby(["id", "reason"], sort=False):
         named = ", ".join(group.descriptor[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
-        rows.append(dict(id=i, stage="describe", reason=reason if len(group) == n else f"{reason.rstrip('.')} (no {named})."))
+        rows.append(dict(id=i, stage="describe", reason=reason if len(group) == n else f"{str(reason).rstrip('.')} (no {named})."))
     return pd.concat([crystals.skipped, pd.DataFrame(rows, columns=["id", "stage", "reason"])], ignore_index=True) if rows else crystals.skipped
 
 def _all_rows(
@@ -57,9 +57,9 @@ def _said(table: pd.DataFrame, left_out: pd.DataFrame, path: Path) -> str: # one
 
 # %% ../nbs/65_cli_describe.ipynb #3985af93
 Csv = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.")]
-Names = Annotated[Optional[list[str]], typer.Option("--descriptor", "-D", metavar="NAME", help="Only this descriptor; may be repeated. All when left out.", show_default=False)]
+Names = Annotated[Optional[list[str]], typer.Option("--descriptor", "-D", metavar="NAME", help="Only this descriptor, such as volume_per_atom (cubic angstrom); may be repeated. All 33 when left out.", show_default=False)]
 
-@app.command(rich_help_panel="Descriptors")
+@app.command(rich_help_panel="Descriptors", epilog=examples("motiflab describe my_crystals/ -o descriptors.csv", "motiflab describe my_crystals/ -D volume_per_atom -D density"))
 def describe(
     inputs: Inputs, out: Csv = Path("descriptors.csv"), descriptor: Names = None, jobs: Jobs = None, limit: Limit = None,
     min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
@@ -78,4 +78,5 @@ def describe(
     for frame, path in ((table, out), (left_out, out.with_name(out.stem + ".skipped.csv"))):
         with whole_or_not_at_all(path) as part: frame.to_csv(part, index=False, float_format="%.10g")
     show_skipped(left_out)
+    print("Next: motiflab probe --model cgcnn --data FILE -o probe.csv tells which of them a network can learn")
     print(_said(table, left_out, out))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Seed, app, counted, keeping, plain_warnings, show, show_skipped, writable_file, writable_folder
+from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Seed, app, counted, examples, keeping, plain_warnings, show, show_skipped, writable_file, writable_folder
 from .errors import UserError, check_option, near_miss
 
 if TYPE_CHECKING:
@@ -26,21 +26,21 @@ __all__ = ['Data', 'Target', 'ModelName', 'Descriptors', 'RunOut', 'Task', 'Thre
            'models']
 
 # %% ../nbs/62_cli_models.ipynb #22b0a744
-Data = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals with their properties: any INPUT of `motiflab predict`; may be repeated.", show_default=False)]
-Target = Annotated[list[str], typer.Option("--target", "-t", metavar="COLUMN", help="Property to learn; repeat it to learn several at once, values may be missing.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet, schnet, alignn, roost or periodic; with de- before it, descriptors stand beside the graph.")]
+Data = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals with their properties: JSON-lines, JSON or CSV, a folder of them, or a data set's name such as matbench_dielectric; may be repeated.", show_default=False)]
+Target = Annotated[list[str], typer.Option("--target", "-t", metavar="COLUMN", help="Property to learn, a column of the data; repeat it to learn several at once, values may be missing.", show_default=False)]
+ModelName = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="cgcnn, megnet, mnet, amdnet, schnet, alignn, roost or periodic; with de- before it (de-cgcnn), descriptors stand beside the graph.")]
 Descriptors = Annotated[Optional[list[str]], typer.Option("--descriptors", metavar="WHAT", help="What a de- model reads beside the graph: bank (when left out), composition, motifs, motif2vec, or a column of numbers; may be repeated.", show_default=False)]
 RunOut = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder to write into, made if missing.", show_default=False)]
-Task = Annotated[Optional[str], typer.Option(help="regression or classification; guessed from the column when left out.", show_default=False)]
+Task = Annotated[Optional[str], typer.Option(metavar="TASK", help="regression (numbers) or classification; guessed from the column when left out.", show_default=False)]
 Threshold = Annotated[Optional[float], typer.Option(metavar="X", help="Learn whether COLUMN is above X: 0.2 for metal or not from a band gap in eV.", show_default=False)]
-RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="paper, paper-formation-energy, release, cogn or quick (minutes on a laptop).")]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="Settings of the training: quick (30 epochs, minutes on a laptop), or paper, paper-formation-energy, release or cogn (up to 1,000 epochs, as published; hours, better with a GPU).")]
 Epochs = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Passes over the training crystals, at most; the recipe's when left out.", show_default=False)]
-BatchSize = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Crystals in a step; lower it when memory runs out.", show_default=False)]
-LearningRate = Annotated[Optional[float], typer.Option(metavar="X", help="Length of the first steps.", show_default=False)]
-Patience = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Stop after so many epochs without a better validation score.", show_default=False)]
+BatchSize = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Crystals in a step; lower it when memory runs out; the recipe's when left out.", show_default=False)]
+LearningRate = Annotated[Optional[float], typer.Option(metavar="X", help="Size of the optimiser's steps at the start, such as 0.001; the recipe's when left out.", show_default=False)]
+Patience = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Stop after N epochs without a better validation score; the recipe's when left out.", show_default=False)]
 SplitColumn = Annotated[Optional[str], typer.Option("--split", metavar="COLUMN", help="Column that says train, validation or test; 60, 20 and 20 % at random when left out.", show_default=False)]
 Members = Annotated[int, typer.Option("--ensemble", metavar="N", min=1, help="Train N models that differ in their seed, and take their mean.")]
-GoOn = Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in RUN.")]
+GoOn = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the run that lies in RUN.")]
 
 # %% ../nbs/62_cli_models.ipynb #eeb1ac44
 def _run_folder(
@@ -86,7 +86,7 @@ def _first_score(model: Run | Ensemble) -> str: # "band_gap_eV: MAE 0.41 eV on 1
     for k, t in enumerate(info.names):
         name, said = ("mae", "MAE") if info.task == "regression" else ("accuracy", "accuracy")
         unit = f" {info.units[k]}" if info.task == "regression" and info.units and info.units[k] else ""
-        words.append(f"{t}: {said} {model.score(name, target=t):.4g}{unit} on {counted(int(model.scores.loc[('test', t), 'n']), 'test crystal')}")
+        words.append(f"{t}: {said} {model.score(name, target=t):.4g}{unit} on {counted(int(model.scores['n'].loc[('test', t)]), 'test crystal')}")
     return "; ".join(words)
 
 def _write_figures(model: Run | Ensemble, crystals: CrystalSet, path: Path) -> None:
@@ -105,12 +105,13 @@ def _trained(chosen: Any, crystals: CrystalSet, targets: Targets, split: Split, 
     from motiflab.training import train
 
     graphs = build_graphs(crystals, chosen.graphs, n_jobs=jobs)
-    settings, how = chosen.settings_for(targets), dict(folder=folder, resume=resume, callbacks=[LiveCurves()])
+    settings = chosen.settings_for(targets)
+    how: dict[str, Any] = dict(folder=folder, resume=resume, callbacks=[LiveCurves()])
     with keeping(folder, "with --resume", "The last epoch is"):
         if members > 1: return train_ensemble(chosen, graphs, targets, split, settings, members, **how)
         return train(chosen.build(targets), graphs, targets, split, settings, **how)
 
-@app.command(rich_help_panel="Networks")
+@app.command(rich_help_panel="Networks", epilog=examples("motiflab train -d crystals.csv -t band_gap_eV --recipe quick -o run", "motiflab train -d matbench_dielectric -t n -m cgcnn -o run --resume"))
 def train(
     data: Data, target: Target, out: RunOut, model: ModelName = "amdnet", task: Task = None, threshold: Threshold = None, recipe: RecipeName = "paper",
     epochs: Epochs = None, batch_size: BatchSize = None, learning_rate: LearningRate = None, patience: Patience = None, split: SplitColumn = None,
@@ -153,7 +154,7 @@ def _said_answers(table: pd.DataFrame, target: str, path: Path) -> str: # one li
     rest = f"; {counted(len(table) - there, 'crystal')} without one (reasons in {path})" if there < len(table) else ""
     return f"{counted(there, 'crystal')} predicted{rest}; written to {path}"
 
-@app.command(rich_help_panel="Networks")
+@app.command(rich_help_panel="Networks", epilog=examples("motiflab predict amdnet-band-gap my_crystals/ -o gaps.csv", "motiflab predict run my_crystals/ -o predictions.csv"))
 def predict(
     model: AModel, inputs: Inputs, out: Predictions = Path("predictions.csv"), jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
 ) -> None:
@@ -169,7 +170,13 @@ def predict(
         table = predict_crystals(loaded, crystals, n_jobs=jobs)
     with whole_or_not_at_all(out) as part: table.to_csv(part, index=False, float_format="%.6g")
     print(f"{model}: {_network(loaded)} that learned from {counted(getattr(loaded, 'members', [loaded])[0].facts['n_train'], 'crystal')}; {_first_score(loaded)}")
+    if loaded.targets.task == "regression": print(f"Next: sort {out} by {loaded.targets.names[0]}_uncertainty, a standard deviation{_in_unit(loaded)}: what to trust least comes last")
     print(_said_answers(table, loaded.targets.names[0], out))
+
+def _in_unit(model: Run | Ensemble) -> str: # " in eV", or nothing
+    "The unit of the first target, where it has one"
+    units = model.targets.units
+    return f" in {units[0]}" if units and units[0] else ""
 
 def _network(model: Run | Ensemble) -> str: # "amdnet", "3 times amdnet"
     "The architecture, and how many there are"
@@ -177,9 +184,9 @@ def _network(model: Run | Ensemble) -> str: # "amdnet", "3 times amdnet"
     return members[0].model.name if len(members) == 1 else f"{len(members)} times {members[0].model.name}"
 
 # %% ../nbs/62_cli_models.ipynb #7c6c86c2
-@app.command(rich_help_panel="Networks")
+@app.command(rich_help_panel="Networks", epilog=examples("motiflab models", "motiflab predict amdnet-band-gap my_crystals/ -o gaps.csv"))
 def models() -> None:
-    "List the trained models that come with motiflab."
+    "List the trained models that come with motiflab.\n\nA row a model: what it predicts, its network, and its error on crystals that it did not learn from."
     import pandas as pd
 
     from motiflab.named import load_model, model_names

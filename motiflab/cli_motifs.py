@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
-from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, keeping, plain_warnings, show_skipped, writable_file, writable_folder
+from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, examples, keeping, plain_warnings, show_skipped, writable_file, writable_folder
 from .errors import UserError, check_option
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _totals(table: MotifTable) -> dict: # as a manifest counts them
     "The numbers of a table"
     from motiflab.motifs.shards import kind_totals
 
-    return dict(motifs=len(table), found=table.n_crystals, connections=len(table.connections), skipped=len(table.skipped)) | kind_totals(table.kinds.value_counts())
+    return dict(motifs=len(table), found=table.n_crystals, connections=len(table.connections), skipped=len(table.skipped)) | kind_totals(table.kinds.value_counts().to_dict())
 
 def _numbers(
     totals: dict, # of a table or of a manifest
@@ -68,10 +68,10 @@ def _common_kinds(
 # %% ../nbs/61_cli_motifs.ipynb #d35a4293
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write into, made if missing.", show_default=False)]
 Dask = Annotated[Optional[str], typer.Option("--dask", metavar="ADDRESS", help="Compute on the Dask cluster with its scheduler at ADDRESS, such as tcp://10.0.0.1:8786.", show_default=False)]
-ShardSize = Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="Crystals in a shard, what is written to disk at a time.")]
-Centers = Annotated[str, typer.Option(help="Which sites are centres: cations, all, or elements such as Ti,Zr.")]
-Ligands = Annotated[str, typer.Option(help="What counts as a ligand: chemenv (Waroquiers et al. 2017) or crystalnn (Pan et al. 2021).")]
-TimeLimit = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Skip a crystal that takes longer; 0 is no limit.")]
+ShardSize = Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="How many crystals are written to disk at a time; fewer need less memory.")]
+Centers = Annotated[str, typer.Option(metavar="WHICH", help="Sites that are centres of motifs: cations, all, or elements such as Ti,Zr.")]
+Ligands = Annotated[str, typer.Option(metavar="chemenv|crystalnn", help="What counts as a ligand: chemenv (Waroquiers et al. 2017) or crystalnn (Pan et al. 2021).")]
+TimeLimit = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Skip a crystal that takes longer than this; 0 is no limit.")]
 
 # %% ../nbs/61_cli_motifs.ipynb #9b595238
 def _with_motifs(folder: Path) -> set: # names
@@ -92,7 +92,7 @@ def _extract(crystals: CrystalSet, folder: Path, again: str, **options) -> tuple
         names, kept = _with_motifs(folder), folder / "crystals.jsonl.gz"
         if names: write_crystals(crystals.subset(crystals.frame.index.isin(names)), kept)
         else: kept.unlink(missing_ok=True)
-        said.append((load_skipped(folder), _numbers(read_manifest(folder).totals, str(folder / "skipped.csv"))))
+        said.append((load_skipped(folder), _numbers(cast(Any, read_manifest(folder)).totals, str(folder / "skipped.csv"))))
     with keeping(folder, again): write_motifs(crystals, folder, then=keep, **options)
     return said[0]
 
@@ -108,12 +108,12 @@ def _check_work(jobs: int | None, dask: str | None, time_limit: float) -> None:
     connect(dask).close()
 
 # %% ../nbs/61_cli_motifs.ipynb #41a3155b
-@app.command(rich_help_panel="Motifs")
+@app.command(rich_help_panel="Motifs", epilog=examples("motiflab extract my_crystals/ -o out", "motiflab extract rutile.cif POSCAR -o out --centers Ti,Zr", "motiflab extract matbench_dielectric -o out --jobs 2 --resume"))
 def extract(
     inputs: Inputs, out: Out, jobs: Jobs = None, dask: Dask = None, resume: Resume = False, centers: Centers = "cations", ligands: Ligands = "chemenv",
     time_limit: TimeLimit = 300, min_distance: MinDistance = 0.5, limit: Limit = None, disorder: Disorder = "skip", shard_size: ShardSize = 512,
 ) -> None:
-    "Find the motifs of crystals and how they connect.\n\nWrites OUT/motifs.parquet, connections.parquet, skipped.csv and crystals.jsonl.gz. A run that was stopped goes on with --resume."
+    "Find the motifs of crystals and how they connect.\n\nWrites OUT/motifs.parquet, connections.parquet, skipped.csv and crystals.jsonl.gz. A run that was stopped goes on with --resume. Next comes `motiflab atlas OUT`."
     from motiflab.crystals import read_crystals
     from motiflab.motifs.crystal import motif_settings
 
@@ -125,7 +125,7 @@ def extract(
                                 time_limit=time_limit or None, min_distance=min_distance, resume=resume, shard_size=shard_size)
     show_skipped(skipped)
     if not numbers.startswith("0 motifs"): print(f"Next: motiflab atlas {out} -o atlas.html")
-    print(numbers)
+    print(f"{numbers}; written to {out}")
 
 # %% ../nbs/61_cli_motifs.ipynb #279c1d8c
 VECTORS = ("auto", "fit", "shipped") # choices of `--vectors`
@@ -151,14 +151,14 @@ def _vectors(
     check_option("vectors", choice, VECTORS)
     if choice == "auto": choice = "fit" if table is not None and _connected_kinds(table) >= ENOUGH_KINDS else "shipped"
     if choice == "fit" and table is None: raise UserError("There is no table to fit: name the folder that `motiflab extract` wrote.")
-    return Motif2Vec(seed=seed).fit(table) if choice == "fit" else Motif2Vec.shipped()
+    return Motif2Vec(seed=seed).fit(table) if choice == "fit" and table is not None else Motif2Vec.shipped()
 
 # %% ../nbs/61_cli_motifs.ipynb #42de1b7b
 Folder = Annotated[Optional[Path], typer.Argument(metavar="[OUT]", help="Folder that `motiflab extract` wrote; left out, the map of the Materials Project's oxides.", show_default=False)]
 Html = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")]
-Method = Annotated[str, typer.Option(help="How kinds are laid out: tsne, umap or pca.")]
+Method = Annotated[str, typer.Option(metavar="tsne|umap|pca", help="How the kinds are laid out on the map.")]
 Columns = Annotated[Optional[Path], typer.Option("--columns", metavar="FILE", help="CSV with a column `kind` (such as Zn|T:4) and columns of numbers by which the map can be coloured.", show_default=False)]
-Vectors = Annotated[str, typer.Option(help="Vectors from these crystals (fit), from the Materials Project's oxides (shipped), or fit where there is enough (auto).")]
+Vectors = Annotated[str, typer.Option(metavar="auto|fit|shipped", help=f"Which vectors say what is alike: fitted on the crystals of OUT (fit), on the oxides of the Materials Project (shipped), or fitted where OUT has {ENOUGH_KINDS} connected kinds or more (auto).")]
 
 # %% ../nbs/61_cli_motifs.ipynb #b7b3cdb1
 def _load(folder: Path) -> tuple[MotifTable, CrystalSet | None]: # the crystals too, where they were kept
@@ -194,7 +194,7 @@ def _write_map(path: Path, table: MotifTable | None, model: Motif2Vec, crystals:
         with plain_warnings(): data.add_columns(columns)
     write_atlas(data, path, progress=crystals is not None)
 
-@app.command(rich_help_panel="Motifs")
+@app.command(rich_help_panel="Motifs", epilog=examples("motiflab atlas out -o atlas.html", "motiflab atlas -o oxides.html --method umap"))
 def atlas(folder: Folder = None, out: Html = Path("atlas.html"), method: Method = "tsne", vectors: Vectors = "auto", seed: Seed = 0, columns: Columns = None) -> None:
     "Write the map of motif kinds as one self-contained file.\n\nOpen it in any browser; it needs no network."
     from motiflab.maps import METHODS
@@ -206,5 +206,6 @@ def atlas(folder: Folder = None, out: Html = Path("atlas.html"), method: Method 
     table, crystals = _load(folder) if folder else (None, None)
     model = _vectors(table, vectors, seed)
     _write_map(out, table, model, crystals, method, seed, numbers)
-    print(f"{out}: {counted(len(model.vectors_), 'kind')} from {counted(model.n_crystals_, 'crystal')}"
-          + (f"; {_numbers(_totals(table))}" if table is not None else ""))
+    print(f"Next: open {out} in any browser")
+    print(f"{counted(len(model.vectors_), 'kind')} from {counted(model.n_crystals_, 'crystal')}"
+          + (f"; {_numbers(_totals(table))}" if table is not None else "") + f"; written to {out}")

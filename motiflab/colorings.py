@@ -82,13 +82,13 @@ def _wheel(labels: list[str]) -> dict[str, str]:
     return {l: NOTHING for l in labels} | {l: make(k, h) for k, (l, h) in enumerate(hues.items())}
 
 # %% ../nbs/23_colorings.ipynb #d5f459f2
-SCALE = ["#440154", "#443a83", "#31688e", "#21908c", "#35b779", "#8fd744", "#e3d018"]
+SCALE: list[str] = ["#440154", "#443a83", "#31688e", "#21908c", "#35b779", "#8fd744", "#e3d018"]
 SIGNED = ["#1f5fb4", "#5b93d3", "#a9c4e2", "#e2e3e6", "#eab49b", "#dd7448", "#b3261e"]
 
 def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]: # of known values
     "The numbers at the ends of a scale"
     if not len(values): return (-1.0, 1.0) if signed else (0.0, 1.0)
-    if not signed: return tuple(float(v) for v in np.percentile(values, [2, 98]))
+    if not signed: return float(np.percentile(values, 2)), float(np.percentile(values, 98))
     most = float(np.percentile(np.abs(values), 98)) or 1.0
     return -most, most
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 from numba import njit
 
@@ -21,7 +21,7 @@ def compiled(
     function: Callable, # over numbers and arrays
 ) -> Callable: # the same, fast
     "Compile `function` when it is first called; kept on disk where it comes from a file"
-    options = dict(nogil=True, error_model="numpy")
+    options: dict[str, Any] = dict(nogil=True, error_model="numpy")
     if not Path(function.__code__.co_filename).is_file(): return njit(**options)(function)
     try: return njit(cache=True, **options)(function)
     except RuntimeError: return njit(**options)(function) # neither the module's folder nor the user's cache can be written to

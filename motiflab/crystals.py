@@ -46,7 +46,7 @@ def _concat(sets: list[CrystalSet], min_distance: float) -> CrystalSet:
     crystals = CrystalSet(frame.set_axis(pd.Index(unique_ids(ids), dtype=None if ids else object), axis=0), skipped, min_distance)
     if all(s._skipped_after is not None for s in sets):
         before = np.cumsum([0] + [len(s) for s in sets])
-        crystals._skipped_after = [int(n + k) for n, s in zip(before, sets) for k in s._skipped_after]
+        crystals._skipped_after = [int(n + k) for n, s in zip(before, sets) for k in s._skipped_after or ()]
     return crystals
 
 # %% ../nbs/09_crystals.ipynb #88b4ab4b
@@ -69,7 +69,7 @@ def read_crystals(
     for s in sources:
         left = None if limit is None else limit - sum(map(len, sets))
         if left is not None and left <= 0 and sets: break
-        how = dict(disorder=disorder, min_distance=min_distance, limit=left, progress=progress)
+        how: dict[str, Any] = dict(disorder=disorder, min_distance=min_distance, limit=left, progress=progress)
         if _exists(s): sets.append(read_files([s], **how))
         elif is_dataset(str(s)): sets.append(load_dataset(str(s), **how, **(options if str(s) == MATERIALS_PROJECT else {})))
         else: raise _no_such(s)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import html
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ __all__ = ['SKIPPED_COLUMNS', 'NOTES', 'plain_text', 'plain_name', 'unique_ids',
 
 # %% ../nbs/02_crystalset.ipynb #89518a19
 def _is_int(value: Any) -> bool: # of 64 bits, which is what a column of integers holds
-    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and -2**63 <= value < 2**63
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)) and bool(-2**63 <= value < 2**63)
 
 def plain_text(
     value: Any, # a name, or a sentence that may hold one
@@ -43,7 +43,8 @@ def unique_ids(
     whole = all(map(_is_int, ids)) and len(set(ids)) == len(ids)
     if whole: return [int(i) for i in ids]
     ids = [plain_text(i) for i in ids]
-    taken, seen, out = set(ids), {}, []
+    taken, out = set(ids), []
+    seen: dict[str, int] = {}
     for i in ids:
         n, name = seen.get(i, 0) + 1, i
         while n > 1 and (name := f"{i}~{n}") in taken: n += 1
@@ -124,7 +125,7 @@ def _flag_all(crystals: Iterable[tuple[Any, Structure]], min_distance: float) ->
 # %% ../nbs/02_crystalset.ipynb #6d31f63e
 def _row(frame: pd.DataFrame, crystal_id: Any) -> int:
     "Row number of an id; `UserError` with the near miss for one that is not there"
-    if crystal_id in frame.index: return int(frame.index.get_loc(crystal_id))
+    if crystal_id in frame.index: return cast(int, frame.index.get_loc(crystal_id)) # ids are unique
     close = near_miss(crystal_id, frame.index, 1)
     raise UserError(f"There is no crystal {crystal_id!r} in this set" + (f": did you mean {close[0]!r}?" if close else "."))
 
@@ -151,6 +152,10 @@ def _symbols(structure: Structure) -> set[str]:
 # %% ../nbs/02_crystalset.ipynb #b944d98d
 class _Choosing:
     "The part of `CrystalSet` that chooses crystals; what was skipped stays with the smaller set"
+    frame: pd.DataFrame
+    skipped: pd.DataFrame
+    min_distance: float
+    _flagged: pd.DataFrame | None
 
     def subset(self,
         which: Any, # ids in the order wanted, or a boolean mask with one value a crystal

@@ -35,14 +35,14 @@ def _series(history: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]: 
     out = {name: (epoch, history[c].to_numpy(float)) for name, c in (("training", "loss"), ("validation", "validation_loss"))}
     values = history[score].to_numpy(float) if score else np.full(len(epoch), np.nan)
     known = np.flatnonzero(np.isfinite(values))
-    best = [] if not len(known) else [_SCORES[score][1](known, key=lambda k: values[k])]
+    best = [] if not len(known) or score is None else [_SCORES[score][1](known, key=lambda k: values[k])]
     return out | {"score": (epoch, values), "best": (epoch[best], values[best])}
 
 # %% ../nbs/55_curves.ipynb #3e2d24cd
 def _traces(history: pd.DataFrame) -> list[go.Scatter]:
     "The four series as traces"
     s, right = _series(history), dict(xaxis="x2", yaxis="y2")
-    words = _SCORES.get(_score_column(history), ("validation score", min))[0]
+    words = _SCORES.get(_score_column(history) or "", ("validation score", min))[0]
     line = lambda color: dict(mode="lines", line=dict(color=color, width=2), hovertemplate="epoch %{x}: %{y:.4g}")
     xy = lambda name: dict(zip("xy", s[name]))
     return [go.Scatter(name="training loss", **xy("training"), **line(COLORS[0])), go.Scatter(name="validation loss", **xy("validation"), **line(COLORS[1])),
@@ -51,7 +51,7 @@ def _traces(history: pd.DataFrame) -> list[go.Scatter]:
 
 def _layout(history: pd.DataFrame, unit: str = "", title: str = "", height: int = 320) -> dict:
     "Two panels side by side"
-    words = _SCORES.get(_score_column(history), ("validation score", min))[0]
+    words = _SCORES.get(_score_column(history) or "", ("validation score", min))[0]
     return layout(title, height, margin=dict(l=64, r=16, t=64 if title else 40, b=48), showlegend=True,
                   xaxis=axis("epoch", domain=[0, 0.45], rangemode="tozero"), yaxis=axis("loss", type="log", minor=dict(ticks=""), dtick="D2" if len(history) else None, tickformat="~g"),
                   xaxis2=axis("epoch", domain=[0.56, 1], anchor="y2", rangemode="tozero"), yaxis2=axis(f"{words}{f' ({escape(unit)})' if unit else ''}", anchor="x2"))
@@ -188,6 +188,8 @@ _surroundings()
 # %% ../nbs/55_curves.ipynb #baabec7c
 class LiveCurves(pl.Callback):
     "Shows a training while it runs: `train(..., callbacks=[LiveCurves()])`"
+    view: Any # one of `VIEWS`, while a training runs
+
     def __init__(self,
         show: str = "auto", # widget, still (a picture now and then), line (in a terminal); auto takes what there is
     ):
@@ -195,29 +197,29 @@ class LiveCurves(pl.Callback):
 
     def __getstate__(self) -> dict: return self.__dict__ | dict(view=None) # a process that is started anew has no widgets
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if not trainer.is_global_zero: return
         info = module.data.targets
         unit = (info.units[0] if info.units else "") if len(info.names) == 1 else "standard deviations"
         kind = "line" if trainer.world_size > 1 else _surroundings() if self.show == "auto" else self.show
         self.view = VIEWS[kind](module.settings.epochs, unit if info.task == "regression" else "", _history(module))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if self.view is None or time.monotonic() - self._stepped < 0.3 or not np.isfinite(trainer.num_training_batches): return
         self._stepped = time.monotonic()
         self.view.step(len(module.progress.history) + trainer.fit_loop.epoch_loop.batch_progress.current.completed / trainer.num_training_batches)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self.view is not None: self.view.epoch(_history(module))
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None: self._close(module, False)
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None: self._close(module, False)
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None: self._close(module, True)
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None: self._close(module, True)
 
-    def _close(self, module: pl.LightningModule, failed: bool) -> None:
+    def _close(self, module: Any, failed: bool) -> None:
         if self.view is not None: self.view.close(_history(module), failed)
         self.view = None
 
-def _history(module: pl.LightningModule) -> pd.DataFrame:
+def _history(module: Any) -> pd.DataFrame:
     "The epochs so far"
     return pd.DataFrame(module.progress.history, columns=None if module.progress.history else ["epoch", "loss", "validation_loss", "validation_mae" if module.data.targets.task == "regression" else "validation_accuracy"])

@@ -9,7 +9,7 @@ import os
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, cast
 
 import pandas as pd
 
@@ -65,7 +65,7 @@ def _matminer_file(name: str, progress: bool) -> Path:
     "The file of a matminer dataset, downloaded when it is not there yet"
     about = _catalogue()[name]
     file = f"{name}.{about['file_type']}"
-    home = Path(os.environ.get("MATMINER_DATA") or Path(find_spec("matminer").origin).parent / "datasets").expanduser() / file
+    home = Path(os.environ.get("MATMINER_DATA") or Path(cast(Any, find_spec("matminer")).origin).parent / "datasets").expanduser() / file
     if home.exists() and sha256_of(home) == about["hash"]: return home
     return download(about["url"], cache_dir("datasets") / file, sha256=about["hash"], progress=progress)
 
@@ -109,7 +109,7 @@ def _mp_row(document: Any, disorder: str) -> tuple[str, Any, dict[str, Any], str
     "Id, structure (None when there is none), properties, and the reason of one document"
     get = document.get if isinstance(document, Mapping) else lambda k: getattr(document, k, None)
     properties = {column: get(field) for field, column in _MP_COLUMNS.items()}
-    structure = get("structure")
+    structure: Any = get("structure")
     try: made = from_record(structure, disorder) if isinstance(structure, Mapping) else check_structure(structure, disorder)
     except (NotACrystal, AttributeError) as error: return str(get("material_id")), None, properties, f"materials_project: {error}"
     return str(get("material_id")), made, properties, ""
@@ -178,7 +178,7 @@ def load_dataset(
     **query: Any, # for `materials_project`: chemsys, elements, filter (binary and ternary oxides without any)
 ) -> CrystalSet:
     "A dataset by name: embedded, from `MOTIFLAB_DATA`, by matminer's catalogue, or a query; `UserError` when it cannot be had"
-    how = dict(disorder=disorder, min_distance=min_distance, limit=limit, progress=progress)
+    how: dict[str, Any] = dict(disorder=disorder, min_distance=min_distance, limit=limit, progress=progress)
     if name == MATERIALS_PROJECT:
         for option in query: check_option("option", option, QUERY_OPTIONS)
         if not {"chemsys", "elements", "filter"} & set(query): query["filter"] = "binary and ternary oxides"

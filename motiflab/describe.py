@@ -38,7 +38,7 @@ def describe_crystal(
         condensed = StructureCondenser(mineral_matcher=_matcher).condense_structure(structure)
         text = StructureDescriber(describe_symmetry_labels=False, fmt="unicode").describe(condensed)
     mineral = condensed["mineral"]["type"]
-    return Words(text, mineral if mineral else None)
+    return Words(str(text), mineral if mineral else None)
 
 # %% ../nbs/27_describe.ipynb #d520bed1
 def describe_later(

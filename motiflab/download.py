@@ -96,7 +96,7 @@ def _try(session: Any, url: str, part: Path, check: tuple[int | None, str | None
     validator: list[str] = []
     for i in range(retries + 1):
         try:
-            _attempt(session, url, part, validator, tuple(timeout), bar)
+            _attempt(session, url, part, validator, (timeout[0], timeout[1]), bar)
             return _check(part, *check)
         except _Broken as error:
             if isinstance(error, _Wrong): part.unlink(missing_ok=True)

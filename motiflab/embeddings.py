@@ -40,7 +40,7 @@ class Embedding:
         name: str = "embedding", # for tables and figures
     ):
         if ids is None and not isinstance(vectors, pd.DataFrame): raise UserError("An embedding needs the id of each crystal: give a DataFrame whose index holds the ids, or Embedding(vectors, ids).")
-        array = vectors if isinstance(vectors, pd.DataFrame) else np.asarray(vectors)
+        array: Any = vectors if isinstance(vectors, pd.DataFrame) else np.asarray(vectors)
         if array.ndim != 2 or not array.shape[1]: raise UserError(f"An embedding is a table with a row a crystal and at least one number in it, not an array of shape {tuple(array.shape)}.")
         if ids is not None and len(ids) != len(array): raise UserError(f"The embedding has {len(array):,} vectors but {len(ids):,} ids.")
         self.frame = _as_numbers(pd.DataFrame(array).set_axis(list(array.index if ids is None else ids), axis=0))
@@ -68,7 +68,7 @@ class Embedding:
         return same.loc[[str(i) for i in kept]].set_axis(pd.Index(kept, name="id"), axis=0), pd.DataFrame(rows, columns=SKIPPED_COLUMNS)
 
 # %% ../nbs/66_embeddings.ipynb #94c1e620
-_READERS = {".csv": lambda p: pd.read_csv(p, dtype={"id": str}, keep_default_na=True), ".parquet": pd.read_parquet, ".npz": None}
+_READERS: dict[str, Any] = {".csv": lambda p: pd.read_csv(p, dtype={"id": str}, keep_default_na=True), ".parquet": pd.read_parquet, ".npz": None}
 
 def _from_npz(path: Path) -> tuple[np.ndarray, list]:
     "Vectors and ids of an `.npz`; `UserError` where it holds no such arrays"
@@ -157,8 +157,8 @@ def _one_group(reader: str, x: np.ndarray, y: np.ndarray, split: Split, classes:
     paths = dict(ridge=_ridge_paths, knn=_knn_paths)[reader](_standard(x, train), wanted, train)
     grid = ALPHAS if reader == "ridge" else NEIGHBOURS
     if classes: return paths[best := _best(paths, y, rows, classes)].argmax(1)[:, None].astype(float), [float(grid[best])]
-    best = [_best(paths[:, :, k:k + 1], y[:, k:k + 1], rows, 0) for k in range(y.shape[1])]
-    return np.stack([paths[b, :, k] for k, b in enumerate(best)], 1), [float(grid[b]) for b in best]
+    each = [_best(paths[:, :, k:k + 1], y[:, k:k + 1], rows, 0) for k in range(y.shape[1])]
+    return np.stack([paths[b, :, k] for k, b in enumerate(each)], 1), [float(grid[b]) for b in each]
 
 def read_off(
     vectors: np.ndarray, # (n, width) without NaN

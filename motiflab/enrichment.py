@@ -18,8 +18,8 @@ CONNECTIONS = ("corner", "edge", "face", "isolated") # how a motif may be connec
 
 def _links(table: MotifTable) -> pd.DataFrame: # index (crystal_id, site), one 0/1 column for each of corner, edge, face
     "Which motifs share at least one corner, edge or face"
-    ends = [table.connections[["crystal_id", site, "kind"]].set_axis(["crystal_id", "site", "kind"], axis=1) for site in ("site_i", "site_j")]
-    ends = pd.concat(ends).drop_duplicates()
+    sides = [table.connections[["crystal_id", site, "kind"]].set_axis(["crystal_id", "site", "kind"], axis=1) for site in ("site_i", "site_j")]
+    ends = pd.concat(sides).drop_duplicates()
     flags = {kind: ends.kind.eq(kind).astype(np.int8) for kind in CONNECTIONS[:3]}
     return ends[["crystal_id", "site"]].assign(**flags).groupby(["crystal_id", "site"]).max()
 
@@ -79,8 +79,8 @@ def enrichment(
     out["selected"], out["total"] = int((rows.weight * selected).sum()), int(rows.weight.sum())
     if not len(out): return out.assign(odds_ratio=[], p=[], q=[])[_COLUMNS]
     n, total = out.selected.iloc[0], out.total.iloc[0]
-    out["odds_ratio"] = odds_ratio(out.inside, n, out.overall, total)
-    out["p"] = fisher_greater(out.inside.astype(int), n, out.overall.astype(int), total)
+    out["odds_ratio"] = odds_ratio(out.inside.to_numpy(), n, out.overall.to_numpy(), total)
+    out["p"] = fisher_greater(out.inside.to_numpy(int), n, out.overall.to_numpy(int), total)
     from scipy.stats import false_discovery_control
     out["q"] = false_discovery_control(out.p)
     out[["inside", "overall"]] = out[["inside", "overall"]].astype(int)

@@ -90,12 +90,12 @@ class Ensemble(Scored):
         return cls(list(members), calibration, table, score_table(table, truth.info))
 
     @property
-    def targets(self) -> TargetInfo:
+    def targets(self) -> TargetInfo: # type: ignore[override] # of a run it is a field
         "Names, units, task"
         return self.members[0].targets
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]: # type: ignore[override] # of a run it is a field
         "What is written down of its first member: graphs, elements seen, hashes"
         return self.members[0].facts
 
@@ -182,8 +182,8 @@ def save_ensemble(
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for k, member in enumerate(ensemble.members):
-        inside = member.folder is not None and member.folder.resolve().parent == folder.resolve()
-        names.append((member.folder if inside else member.save(folder / f"member_{k}")).name)
+        inside = member.folder if member.folder is not None and member.folder.resolve().parent == folder.resolve() else None
+        names.append((inside or member.save(folder / f"member_{k}")).name)
     content = dict(format=FORMAT, members=names, calibration=ensemble.calibration and asdict(ensemble.calibration))
     content = json.loads(json.dumps(content))
     content["checksum"] = checksum(content)

@@ -182,7 +182,7 @@ class CrystalRegressor(RegressorMixin, _CrystalEstimator):
         sample_weight: np.ndarray | None = None, # (n,)
     ) -> float:
         "Coefficient of determination over the crystals that are graphs and whose value is known"
-        return _on_known(r2_score, np.asarray(y, float), self.predict(crystals), sample_weight)
+        return _on_known(r2_score, np.asarray(y, float), np.asarray(self.predict(crystals)), sample_weight)
 
     def _loaded(self) -> None: self.flat_ = len(self.model_.targets.names) == 1
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Examinee:
         "Predictions for validation and test crystals; `UserError` where the model cannot learn the targets"
         raise NotImplementedError
 
-def _skipped(ids: Sequence, stage: str, reason: str) -> pd.DataFrame:
+def _skipped(ids: Iterable, stage: str, reason: str) -> pd.DataFrame:
     return pd.DataFrame([dict(id=i, stage=stage, reason=reason) for i in ids], columns=SKIPPED_COLUMNS)
 
 # %% ../nbs/67_examiners.ipynb #60556122
@@ -150,7 +150,8 @@ def _plan(model: Any, how: Training) -> tuple[str, Callable, Any, Any]: # name, 
     from motiflab.models import MODELS, CrystalModel
     from motiflab.recipes import Recipe, recipe
 
-    given = how.settings.as_dict() if hasattr(how.settings, "as_dict") else dict(how.settings or {})
+    asked: Any = how.settings
+    given = asked.as_dict() if hasattr(asked, "as_dict") else dict(asked or {})
     if isinstance(model, (str, Mapping)):
         options = dict(model) if isinstance(model, Mapping) else dict(name=model)
         if "name" not in options: raise UserError("A model given as a dictionary needs its name: dict(name='cgcnn', n_blocks=4).")

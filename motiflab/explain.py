@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from .motif_contributions import MotifContributions, check_crystals, checked_mem
 from .runs import Run, check_graphs, class_numbers, output_values
 
 if TYPE_CHECKING:
+    from motiflab.models.hybrid import Hybrid
     from motiflab.targets import TargetInfo
 
 _all_ = ["MotifContributions", "motif_contributions"]
@@ -37,7 +38,7 @@ class Feature(NamedTuple):
     kind: str # descriptor or learned
     columns: list[int]
 
-def _hybrid(run: Any) -> nn.Module:
+def _hybrid(run: Any) -> Hybrid:
     "The network of a run with descriptors; `UserError` for one without"
     checked_members(run)
     if hasattr(run, "members"): raise UserError("Importance is asked of one network, for the learned vectors of an ensemble's members have nothing in common: take one of its `members`.")
@@ -62,7 +63,7 @@ def representation_features(
 # %% ../nbs/70_explain.ipynb #4a77a8a7
 def _numbers_of(column: pd.Series, info: TargetInfo, ids: Sequence) -> np.ndarray: # (n,) NaN where unknown
     "Truth as a network learns it: numbers, or numbers of classes"
-    known = column[~column.index.duplicated()].reindex(ids)
+    known = column[~column.index.duplicated()].reindex(pd.Index(ids))
     if info.task == "regression": return pd.to_numeric(known, errors="coerce").to_numpy(float)
     return class_numbers(known.where(known.isin(info.classes)), info.classes)
 
@@ -78,11 +79,11 @@ class _Asked(NamedTuple):
 
     def outputs(self, seen: Tensor) -> Tensor: # (n,) of the chosen output, with gradients
         "The network behind its dense layers' input"
-        return self.run.model.forward_from(seen)[:, self.column]
+        return cast("Hybrid", self.run.model).forward_from(seen)[:, self.column]
 
     def error(self, seen: Tensor, true: np.ndarray) -> float: # in the unit of the target; nats for classes
         "Mean absolute error, or log loss"
-        with torch.no_grad(): values = output_values(self.run.model.forward_from(seen), self.run.targets, self.run.normaliser)
+        with torch.no_grad(): values = output_values(cast("Hybrid", self.run.model).forward_from(seen), self.run.targets, self.run.normaliser)
         if self.run.targets.task == "regression": return float(np.abs(values[:, self.column] - true).mean())
         if self.against: values = np.stack([1 - values[:, self.column], values[:, self.column]], 1)
         return float(-np.log(np.clip(values[np.arange(len(true)), true.astype(int)], 1e-12, 1)).mean())
@@ -122,7 +123,7 @@ def _asked(run: Run, given: CrystalSet | GraphSet, targets: pd.Series | None, ta
     _hybrid(run)
     column = output_column(run.targets, target)[0]
     graphs = _graphs_of(run, given, n_jobs)
-    with torch.no_grad(): seen = torch.cat([run.model.represent(graphs.batch(rows)) for rows in torch.arange(len(graphs)).split(256)])
+    with torch.no_grad(): seen = torch.cat([cast("Hybrid", run.model).represent(graphs.batch(rows)) for rows in torch.arange(len(graphs)).split(256)])
     true = _truth(run, given, targets, column, graphs.ids)
     known, learned = ~np.isnan(true), set(map(str, run.split["train"]))
     if against := target is not None and len(run.targets.classes) > 2: true = np.where(known, true == column, np.nan)
@@ -209,8 +210,8 @@ def share_of_descriptors(
 
 # %% ../nbs/70_explain.ipynb #844588a5
 def bare_encoder(
-    model: nn.Module, # trained
-) -> nn.Module: # that gives pooled vectors by `encode`
+    model: Any, # a trained network
+) -> Any: # one that gives pooled vectors by `encode`
     "A network without its dense layers and without descriptors, with the same weights"
     if hasattr(model, "forward_from"): return model.encoder.eval()
     if not getattr(model, "bare", None): return model.eval()
@@ -230,7 +231,7 @@ def _descriptor_frame(crystals: CrystalSet, descriptors: Any, n_jobs: int | None
     "Descriptors as numbers"
     from motiflab.descriptors.blocks import DescriptorSettings, descriptor_table
 
-    if isinstance(descriptors, pd.Series): descriptors = descriptors.rename("descriptor" if descriptors.name is None else descriptors.name).to_frame()
+    if isinstance(descriptors, pd.Series): descriptors = descriptors.to_frame("descriptor" if descriptors.name is None else descriptors.name)
     if isinstance(descriptors, pd.DataFrame): return descriptors
     check_crystals(crystals)
     if not isinstance(descriptors, DescriptorSettings): descriptors = DescriptorSettings(bank=True if descriptors is None else tuple(descriptors))
@@ -243,7 +244,7 @@ def _told(frame: pd.DataFrame, ids: Sequence) -> pd.DataFrame: # floats, a row a
     twice = frame.index[frame.index.duplicated()]
     if len(twice): raise UserError(f"The descriptors have several rows of the crystal {twice[0]!r}: keep one.")
     if not frame.index.isin(ids).any(): raise UserError("None of the descriptors' rows is of these crystals" + (f": they are of such as {frame.index[0]!r}, the crystals are such as {ids[0]!r}." if len(frame) else ", for there are no rows."))
-    return numbers_of(frame, tuple(frame.columns)).reindex(ids)
+    return numbers_of(frame, tuple(frame.columns)).reindex(pd.Index(ids))
 
 # %% ../nbs/70_explain.ipynb #fc039785
 _LEAST = 4 # crystals for each number that a line goes through
@@ -289,7 +290,7 @@ def representation_r2(
 # %% ../nbs/70_explain.ipynb #a45b1880
 def _linear(run: Run) -> nn.Module:
     "The network of a run whose prediction is a mean over atoms; `UserError` for another"
-    model = run.model
+    model: Any = run.model
     if getattr(model, "name", "") != "cgcnn" or model.options["readout"] != "linear":
         raise UserError(f"Only CGCNN with readout='linear' says what each site contributes; this is {getattr(model, 'name', type(model).__name__)}" + (f" with readout={model.options['readout']!r}." if getattr(model, "name", "") == "cgcnn" else "."))
     return model.eval()
@@ -314,7 +315,7 @@ def site_energies(
     found = []
     for m in members:
         scale, shift = output_scale(m, column)
-        with torch.no_grad(): raw = torch.cat([m.model.site_contributions(graphs.batch(rows))[:, column] for rows in torch.arange(len(graphs)).split(256)])
+        with torch.no_grad(): raw = torch.cat([cast(Any, m.model).site_contributions(graphs.batch(rows))[:, column] for rows in torch.arange(len(graphs)).split(256)])
         found.append(scale * raw.double().numpy() + shift)
     of = [(i, k, _element(site)) for i in graphs.ids for k, site in enumerate(crystals.frame.structure[i])]
     return pd.DataFrame(of, columns=["crystal_id", "site", "element"]).assign(contribution=np.mean(found, axis=0))

@@ -54,7 +54,8 @@ def importance_figure(
     "The most important features, descriptors and learned ones; `UserError` where there is no table"
     named = dict(tables) if isinstance(tables, Mapping) else {"": tables}
     if not named: raise UserError("There is no table of importance to draw.")
-    traces, axes, notes = [], {}, []
+    axes: dict[str, Any] = {}
+    traces, notes = [], []
     for (name, table), (number, low, high) in zip(named.items(), _rows(len(named))):
         top = table.head(n)
         traces += _feature_bars(top, number, not number)
@@ -74,7 +75,7 @@ def share_figure(
     if not len(table): raise UserError("There is no share of descriptors to draw.")
     traces = [go.Bar(x=np.arange(len(table)), y=table[c], name=label(c), marker=dict(color=COLORS[(k + 1) % len(COLORS)]), customdata=[label(i) for i in table.index],
                      hovertemplate="%{customdata}<br>%{y:.0%}<extra></extra>") for k, c in enumerate(table)]
-    ticks = dict(tickvals=list(range(len(table))), ticktext=[_words(i) for i in table.index], showgrid=False, range=[-0.6, max(len(table), 3) - 0.4])
+    ticks: dict[str, Any] = dict(tickvals=list(range(len(table))), ticktext=[_words(i) for i in table.index], showgrid=False, range=[-0.6, max(len(table), 3) - 0.4])
     return Picture(traces, layout(title, 320, barmode="group", showlegend=len(table.columns) > 1, xaxis=axis(**ticks), yaxis=axis("share of descriptors", range=[0, 1]), margin=dict(l=64, r=16, t=64 if title else 30, b=70)))
 
 # %% ../nbs/70_explain_figures.ipynb #f3713d57
@@ -89,7 +90,8 @@ def r2_figure(
     table = pd.DataFrame(named).dropna(how="all")
     if not len(table): raise UserError("There is no R² to draw: no descriptor varies among the crystals.")
     parts = [p for p in np.array_split(np.arange(len(table)), -(-len(table) // _ACROSS)) if len(p)]
-    traces, axes = [], {}
+    axes: dict[str, Any] = {}
+    traces = []
     for part, (number, low, high) in zip(parts, _rows(len(parts))):
         some = table.iloc[part]
         traces += [go.Bar(x=np.arange(len(some)), y=some[c].clip(lower=_LOWEST), name=label(c), legendgroup=str(c), showlegend=not number, marker=dict(color=COLORS[k % len(COLORS)]), xaxis=f"x{number}", yaxis=f"y{number}",

@@ -56,7 +56,7 @@ def _card(children: list, **layout) -> widgets.VBox:
 
 class _Parts(widgets.VBox):
     "The atlas as an arrangement of widgets"
-    selected = traitlets.List(help="the motif kinds in the selection; `observe` it, or assign to it").tag(sync=False)
+    selected: traitlets.List[str] = traitlets.List(help="the motif kinds in the selection; `observe` it, or assign to it").tag(sync=False)
 
     @traitlets.validate("selected")
     def _check_selected(self, proposal: dict) -> list[str]: return [check_kind(self.data, kind) for kind in proposal["value"]]
@@ -64,7 +64,8 @@ class _Parts(widgets.VBox):
     def _arrange(self, title: str) -> None:
         from motiflab.html import summary
         self._controls, self._crystal = _Controls(self.data), CrystalPanel(self.data, self.show)
-        self._map, self._rows = MapPanel(self.data, self._clicked, self._lassoed), []
+        self._map = MapPanel(self.data, self._clicked, self._lassoed)
+        self._rows: list[int] = []
         self._chosen, self._enriched = widgets.HTML("<h3>Selection</h3>"), widgets.HTML(_SELECT)
         left = _card([self._map.figure, self._map.legend], flex="1 1 440px", min_width="0")
         right = widgets.VBox([self._crystal.box, _card([self._chosen, self._enriched])], layout=dict(flex="1 1 340px", min_width="0", max_width="560px", grid_gap="8px"))
@@ -117,14 +118,14 @@ class _Selecting(_Behaviour):
     "From a lasso to Python, and from Python to the map"
     def _lassoed(self, rows: list[int]) -> None:
         self._rows = rows
-        kinds = self._map.points.index[rows] if self._map.level == "kinds" else self._map.points.kind.iloc[rows].unique()
+        kinds = self._map.points.index[rows] if self._map.level == "kinds" else self._map.points.kind.take(rows).unique()
         self.selected = sorted(kinds, key=self.data.position.get)
         self._show_enriched()
 
     def _mark_selected(self, kinds: list[str]) -> None:
         "From Python: mark the kinds on the map"
         points = self._map.points.index if self._map.level == "kinds" else self._map.points.kind
-        own = set(points[self._rows] if self._map.level == "kinds" else points.iloc[self._rows])
+        own = set(points.take(self._rows))
         if own != set(kinds): self._mark_rows(self._rows_with(kinds))
 
     def _rows_with(self, kinds: list[str]) -> list[int]:
@@ -145,7 +146,7 @@ class _Selecting(_Behaviour):
         self._enriched.value = enrichment_html(self.enriched(), names) if n else _SELECT
 
 # %% ../nbs/29_explorer.ipynb #f72a8672
-_STATE = dict(color_by="geometry", level="kinds", mode="Move", search="", kind=None, crystal=0, selected=[], rows=[], range=None)
+_STATE: dict[str, Any] = dict(color_by="geometry", level="kinds", mode="Move", search="", kind=None, crystal=0, selected=[], rows=[], range=None)
 
 _is_row = lambda v: isinstance(v, int) and v >= 0
 _is_range = lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(isinstance(n, (int, float)) and np.isfinite(n) for n in v)
@@ -173,7 +174,7 @@ def _read_state(path: str | Path) -> dict:
     except (OSError, ValueError) as error: raise UserError(f"{path} holds no saved state of an atlas ({error}).") from error
 
 # %% ../nbs/29_explorer.ipynb #4cb08f1a
-class _State:
+class _State(_Selecting):
     "The part of `Atlas` that remembers"
     @property
     def state(self) -> dict:
@@ -208,7 +209,7 @@ class _State:
         return path
 
 # %% ../nbs/29_explorer.ipynb #1d61a27b
-class _Answers:
+class _Answers(_Selecting):
     "The part of `Atlas` that answers in Python what a mouse has asked"
     @property
     def color_by(self) -> str:
@@ -222,7 +223,7 @@ class _Answers:
     def selected_motifs(self) -> pd.DataFrame:
         "The rows of `table.motifs` in the selection"
         if self.data.table is None: raise UserError("There is no motif table, so no motifs are selected; `selected` holds the kinds.")
-        if self._map.level == "motifs": return self.data.table.motifs.iloc[self._map.points.row.iloc[self._rows]]
+        if self._map.level == "motifs": return self.data.table.motifs.iloc[self._map.points.row.take(self._rows)]
         return self.data.table.motifs[self.data.table.kinds.isin(self.selected)]
 
     def enriched(self) -> pd.DataFrame: # see `motiflab.enrichment.enrichment`

@@ -40,7 +40,7 @@ def _frames(
 
 def _known(frame: pd.DataFrame, columns: Iterable[str] = ("true", "predicted")) -> pd.DataFrame:
     "The rows that have both numbers"
-    return frame[np.isfinite(frame[list(columns)].astype(float)).all(axis=1)]
+    return frame.loc[np.isfinite(frame[list(columns)].astype(float).to_numpy()).all(axis=1)]
 
 # %% ../nbs/56_figures.ipynb #af59228a
 def frame_scores(
@@ -59,7 +59,7 @@ def outcomes(
 ) -> pd.DataFrame: # index id; true, predicted, uncertainty
     "The part of a run's predictions that figures take; `UserError` for an unknown target"
     if f"{target}_predicted" not in predictions:
-        raise UserError(f"These predictions have no target {target!r}: there is {', '.join(repr(c.removesuffix('_predicted')) for c in predictions if str(c).endswith('_predicted')) or 'none'}.")
+        raise UserError(f"These predictions have no target {target!r}: there is {', '.join(repr(str(c).removesuffix('_predicted')) for c in predictions if str(c).endswith('_predicted')) or 'none'}.")
     part = predictions if split is None else predictions[predictions["split"] == check_option("split", split, predictions["split"].unique())]
     true = part[target] if positive is None else (part[target] == positive).astype(float).where(part[target].notna())
     out = pd.DataFrame(dict(true=true, predicted=part[f"{target}_predicted"]))
@@ -136,7 +136,8 @@ def parity(
     "Predicted against true, one panel a table"
     named = _frames(frames)
     ends, places = _ends(named.values()), _grid(len(named))
-    traces, axes, notes = [], {}, []
+    axes: dict[str, Any] = {}
+    traces, notes = [], []
     for k, ((name, frame), (x, y)) in enumerate(zip(named.items(), places)):
         number = "" if k == 0 else str(k + 1)
         traces += _cloud(frame, ends, number)
@@ -207,7 +208,7 @@ def element_errors(
     known = _known(_frames(frame)[""])
     table = pd.DataFrame(dict(element=[sorted(dict(elements)[i]) for i in known.index], error=(known.predicted - known.true).abs().to_numpy(float)))
     grouped = table.explode("element").groupby("element").error
-    return grouped.agg(mae="mean", crystals="size").sort_values(["crystals", "mae"], ascending=False)
+    return pd.DataFrame(grouped.agg(mae="mean", crystals="size")).sort_values(["crystals", "mae"], ascending=False)
 
 # %% ../nbs/56_figures.ipynb #5bd5c06d
 _HEAT = ("#fdf0c9", "#f9b56b", "#e4575a", "#6d2a72") # from small errors to large
@@ -217,7 +218,7 @@ def _cells(table: pd.DataFrame, unit: str) -> go.Heatmap:
     z, words, hover = np.full((10, 18), np.nan), np.full((10, 18), "", object), np.full((10, 18), "", object)
     places = table_places()
     for element, row in table[table.index.isin(places)].iterrows():
-        at = (places[element][1] - 1, places[element][0] - 1)
+        at = (places[str(element)][1] - 1, places[str(element)][0] - 1)
         z[at], words[at] = row.mae, f"{element}<br>" + f"{row.mae:#.2g}".rstrip(".")
         hover[at] = f"<b>{element}</b><br>MAE {row.mae:.3g} {label(unit)}<br>{int(row.crystals):,} crystal{'' if row.crystals == 1 else 's'}"
     many = table.mae[table.crystals >= 5] if (table.crystals >= 5).any() else table.mae
@@ -235,7 +236,7 @@ def error_by_element(
     if not len(table): raise UserError("error_by_element needs crystals with both a true and a predicted value; this table has none.")
     absent = {e: at for e, at in places.items() if e not in table.index}
     others = go.Scatter(x=[x for x, _ in absent.values()], y=[y for _, y in absent.values()], mode="text", text=list(absent), textfont=dict(color=INK, size=11), hoverinfo="skip", showlegend=False)
-    plain = dict(visible=False, fixedrange=True)
+    plain: dict[str, Any] = dict(visible=False, fixedrange=True)
     return Picture([_cells(table, unit), others], layout("", 400, margin=dict(l=8, r=8, t=12, b=8), xaxis=axis(range=[0.4, 18.6], **plain), yaxis=axis(range=[10.6, 0.4], **plain)))
 
 # %% ../nbs/56_figures.ipynb #6fd0748c
@@ -318,7 +319,8 @@ _SURE = ("true", "predicted", "uncertainty")
 def _covered(frame: pd.DataFrame) -> pd.DataFrame: # expected, observed, n
     "Coverage from 5 to 95 %"
     known = _known(frame, _SURE)
-    return coverage(*(known[c].to_numpy(float) for c in _SURE), levels=np.linspace(0.05, 0.95, 19))
+    true, predicted, uncertainty = (known[c].to_numpy(float) for c in _SURE)
+    return coverage(true, predicted, uncertainty, levels=np.linspace(0.05, 0.95, 19))
 
 def calibration(
     frames: Frames, # columns `true`, `predicted`, `uncertainty`; index id

@@ -96,8 +96,8 @@ def crystal_files(
     folder: Path, # searched with all folders in it
 ) -> list[tuple[Path, str]]: # files with their formats
     "The files of a folder that hold, or seem to hold, crystals; `UserError` when there is none"
-    found = [(p, format_of(p) or sniff(_head(p))) for p in _walk(folder)]
-    found = [(p, f) for p, f in found if f and not (f == "csv" and not _has_cif_column(_head(p)))]
+    guessed = [(p, format_of(p) or sniff(_head(p))) for p in _walk(folder)]
+    found = [(p, f) for p, f in guessed if f and not (f == "csv" and not _has_cif_column(_head(p)))]
     if not found:
         raise UserError(f"There is no crystal in the folder {folder}: put files into it that are one of {FORMATS}.")
     return found
@@ -129,7 +129,7 @@ def file_format(
 # %% ../nbs/06_files.ipynb #0546f878
 class _Counted(io.RawIOBase):
     "A binary file that tells how many bytes were read from it"
-    def __init__(self, raw: BinaryIO, tell: Callable[[int], Any]): self.raw, self.tell_read = raw, tell
+    def __init__(self, raw: Any, tell: Callable[[int], Any]): self.raw, self.tell_read = raw, tell
     def readable(self) -> bool: return True
     def readinto(self, buffer) -> int:
         n = self.raw.readinto(buffer)
@@ -149,7 +149,8 @@ def open_text(
 # %% ../nbs/06_files.ipynb #3dc4de9e
 def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
     "First line number, name and text of each data block; without any, all of the text as one; `ValueError` for an open quotation"
-    start, name, text, quoted, seen = 1, "", [], 0, False
+    text: list[str] = []
+    start, name, quoted, seen = 1, "", 0, False
     for n, line in enumerate(lines, 1):
         if line.startswith(";"): quoted = 0 if quoted else n
         elif not quoted and line.lstrip()[:5].lower() == "data_":
@@ -314,7 +315,9 @@ def _structure_column(columns: list, row: list) -> int | None:
 
 class _Table:
     "Rows of pandas' `orient=\"split\"`, once their columns are known"
-    def __init__(self, where: str): self.where, self.column = where, None
+    column: int | None = None
+
+    def __init__(self, where: str): self.where = where
 
     def piece(self, head: dict, i: int, row: list) -> Piece:
         "The piece of row `i`"
@@ -348,7 +351,9 @@ def _rest(head: dict, where: str) -> Iterator[Piece]:
 
 def _json_pieces(text: io.TextIOBase, where: str) -> Iterator[Piece]:
     "A piece for each crystal of a JSON file, whichever of the four layouts it has"
-    head, made, table, column, n = {}, {}, _Table(where), None, 0
+    head: dict[str, Any] = {}
+    made: dict[str, dict] = {}
+    table, column, n = _Table(where), None, 0
     try:
         for n, (key, sub, value) in enumerate(walk_json(text), 1):
             if key is None:

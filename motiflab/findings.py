@@ -43,7 +43,7 @@ def asked_kinds(
     return vectors, kind_labels(vectors.index)
 
 # %% ../nbs/studies/20_paper_findings.ipynb #08920364
-def _row(claim: str, measure: str, value: float, chance: float, sd: float, kinds: int) -> dict:
+def _row(claim: str, measure: str, value: float, chance: float, sd: float, kinds: float) -> dict:
     return dict(claim=claim, measure=measure, value=value, chance=chance, chance_sd=sd, kinds=kinds)
 
 def share_beside(

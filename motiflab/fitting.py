@@ -13,7 +13,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -132,6 +132,9 @@ def _bad_loss(ids: Sequence, epoch: int, step: int) -> UserError:
 
 class Fitting(pl.LightningModule):
     "A model, its data and its settings, as Lightning trains them"
+    network: Callable[[Batch], Tensor] # the model, compiled where that was asked for
+    restored: dict | None # a checkpoint to go on from
+    recent: list[tuple] # loss, rows and number of the last batches
 
     def __init__(self,
         model: nn.Module, # is trained in place
@@ -226,7 +229,8 @@ class Fitting(pl.LightningModule):
             errors = (guess == y).to(y)
         else:
             least = outputs.new_tensor([-np.inf if m is None else m for m in info.minimum])
-            errors = (torch.maximum(self.data.normaliser.restored(outputs), least) - self.data.normaliser.restored(y)).abs()
+            units = cast(Normaliser, self.data.normaliser)
+            errors = (torch.maximum(units.restored(outputs), least) - units.restored(y)).abs()
         return torch.cat([torch.where(there, errors, 0.0).sum(0), there.sum(0).to(y)])
 
     # -------------------------------------------------- end of an epoch
@@ -235,7 +239,7 @@ class Fitting(pl.LightningModule):
         sums = self.trainer.strategy.reduce(torch.cat([self.sums, self.found]), reduce_op="sum").tolist()
         row, score = self._row(sums)
         self.progress.note(row, score, self.model)
-        if self.settings.schedule == "plateau": self.schedule.step(score)
+        if self.settings.schedule == "plateau": cast(Any, self.schedule).step(score)
         self.log_dict({k: float(v) for k, v in row.items() if k not in ("epoch", "seconds")})
         if self.progress.waited(self.settings.patience): self.trainer.should_stop = True
         if self.trainer.is_global_zero: self.after(self)
@@ -248,7 +252,7 @@ class Fitting(pl.LightningModule):
         score = row["validation_loss"]
         if info.task == "classification": row["validation_accuracy"] = each[0]
         else:
-            scaled = [e / s for e, s in zip(each, self.data.normaliser.std)]
+            scaled = [e / s for e, s in zip(each, cast(Normaliser, self.data.normaliser).std)]
             score = row["validation_mae"] = each[0] if k == 1 else float(np.nanmean(scaled)) # of several: in standard deviations
             if k > 1: row |= {f"validation_mae_{n}": e for n, e in zip(info.names, each)}
         return row | dict(learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"], seconds=time.perf_counter() - self.started), score
@@ -354,7 +358,7 @@ def _logger(settings: TrainSettings, folder: Path | None) -> Any:
 
 def _trainer(settings: TrainSettings, epochs: int, keeping: Keeping) -> pl.Trainer:
     "Lightning's trainer for so many more epochs"
-    return pl.Trainer(accelerator=settings.accelerator, devices=settings.devices, strategy=settings.strategy, num_nodes=settings.n_nodes, precision=settings.precision, max_epochs=epochs,
+    return pl.Trainer(accelerator=settings.accelerator, devices=settings.devices, strategy=settings.strategy, num_nodes=settings.n_nodes, precision=cast(Any, settings.precision), max_epochs=epochs,
                       gradient_clip_val=settings.gradient_clip, callbacks=[c for c in keeping.callbacks if isinstance(c, pl.Callback)], logger=_logger(settings, keeping.folder),
                       default_root_dir=keeping.folder, num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=10**9,
                       enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
@@ -374,7 +378,7 @@ def _run(fitting: Fitting, epochs: int, keeping: Keeping) -> bool:
     except SystemExit as error:
         if trainer.interrupted: raise KeyboardInterrupt from error
         raise
-    if elsewhere: _restore(fitting, read_checkpoint(keeping.folder, keeping.signed))
+    if elsewhere and keeping.folder is not None: _restore(fitting, cast(dict, read_checkpoint(keeping.folder, keeping.signed)))
     return trainer.is_global_zero
 
 def _to_learn(model: nn.Module, data: FitData, settings: TrainSettings) -> FitData:

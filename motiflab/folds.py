@@ -105,7 +105,7 @@ def settled(
     rates: Sequence[float] = RATES, # factors on the learning rate
 ) -> tuple[np.ndarray, list[str]]: # predictions, and what went wrong on the way
     "Predictions of a member that settled, or the median where it never did"
-    said = []
+    said: list[str] = []
     for rate in rates:
         try: values = np.asarray(fit(train, rows, rate), float)
         except UserError as error: reason = str(error)
@@ -297,7 +297,7 @@ def matbench_record(
     missing = [f.number for f in folds if f.number not in scores.index]
     if missing: raise UserError(f"Fold {missing[0]} of {task} has no predictions yet: a record holds all folds.")
     results = {f"fold_{f.number}": dict(data={names[r]: float(predictions[r]) for r in f.test}, parameters=dict(parameters[k]) if parameters else {},
-                                        scores={m: float(scores.loc[f.number, m]) for m in METRICS}) for k, f in enumerate(folds)}
+                                        scores={m: float(scores[m].loc[f.number]) for m in METRICS}) for k, f in enumerate(folds)}
     one = {"@module": "matbench.task", "@class": "MatbenchTask", "benchmark_name": "matbench_v0.1", "dataset_name": task, "results": results}
     record = {"@module": "matbench.bench", "@class": "MatbenchBenchmark", "version": MATBENCH_VERSION, "tasks": {task: one}, "user_metadata": dict(about),
               "benchmark_name": "matbench_v0.1", "datestamp": datetime.now(timezone.utc).strftime("%Y.%m.%d %H:%M.%S")}

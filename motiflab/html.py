@@ -117,9 +117,9 @@ def page_data(
     drawings = [drawing_of(data, i).to_dict() | {"id": str(i)} for i in tqdm(ids, desc="drawing crystals", disable=not progress)]
     k, near = data.kinds, [nearest_kinds(data, kind) for kind in data.kinds.index]
     kinds = dict(kind=k.index.tolist(), name=k.name.tolist(), element=k.element.tolist(), symbol=k.symbol.tolist(), count=k["count"].tolist(),
-                 crystals=k.crystals.tolist(), here=k.here.tolist(), x=k.x.round(3).tolist(), y=k.y.round(3).tolist(), size=sizes(k["count"]).round(1).tolist(),
+                 crystals=k.crystals.tolist(), here=k.here.tolist(), x=k.x.round(3).tolist(), y=k.y.round(3).tolist(), size=sizes(k["count"].to_numpy()).round(1).tolist(),
                  examples=[[where[i] for i in picked.get(kind, [])] for kind in k.index], held=[len(data.examples.get(kind, [])) for kind in k.index],
-                 near=[[[data.position[o], round(float(s), 3)] for o, s in n.items()] for n in near])
+                 near=[[[data.position[str(o)], round(float(s), 3)] for o, s in n.items()] for n in near])
     return dict(kinds=kinds, colorings=_page_colorings(data), colors=list(data.color_options), evidence=_evidence(data), formulas=_formula_kinds(data), nothing=NOTHING,
                 loaded=data.crystals is not None), drawings
 

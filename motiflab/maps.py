@@ -132,7 +132,7 @@ def neighbor_rank(
 ) -> int: # 1 is the nearest
     "The place of `b` among the neighbours of `a` by cosine"
     u = unit_rows(vectors.to_numpy(dtype=float))
-    i, j = vectors.index.get_indexer([a, b])
+    i, j = vectors.index.get_indexer(pd.Index([a, b]))
     if min(i, j) < 0: raise UserError(f"{a if i < 0 else b} has no vector here.")
     likeness = np.delete(u @ u[i], [i, j])
     return int((likeness > u[i] @ u[j]).sum()) + 1

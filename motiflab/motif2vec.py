@@ -10,6 +10,8 @@ import io
 import json
 from pathlib import Path
 
+from typing import Any, Callable, cast
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -77,7 +79,8 @@ def _contexts(neighbor, sharing) -> pd.MultiIndex:
 
 def _distinct(contexts: pd.MultiIndex) -> tuple[np.ndarray, pd.MultiIndex]: # number of each, the distinct ones sorted
     code, found = pd.factorize(contexts, sort=True) if len(contexts) else (np.zeros(0, int), contexts)
-    return code, pd.MultiIndex(levels=found.levels, codes=found.codes, names=["neighbor", "sharing"])
+    found = cast(pd.MultiIndex, found)
+    return code, found.set_names(["neighbor", "sharing"])
 
 # %% ../nbs/20_motif2vec.ipynb #5e29e0d4
 def environment_matrix(
@@ -245,7 +248,7 @@ def _row_of_kind(
     counts: pd.Series, # how many motifs of each kind were seen
 ) -> int:
     "Row of a kind; `UnknownKind` with near misses, those of the same element where the name is like no other"
-    if kind in kinds: return kinds.get_loc(kind)
+    if kind in kinds: return cast(int, kinds.get_loc(kind)) # kinds are unique
     if kind in counts.index:
         raise UnknownKind(f"{kind} was seen {counts[kind]} times but shares no ligand with a motif that tells something of it, so it has no vector.")
     element = str(kind).split("|")[0].lower()
@@ -256,6 +259,13 @@ def _row_of_kind(
 # %% ../nbs/20_motif2vec.ipynb #7242d980
 class _Questions:
     "The part of `Motif2Vec` that answers"
+    vectors_: pd.DataFrame
+    counts_: pd.Series
+    crystals_: pd.Series
+    kinds_: pd.Index
+    contexts_: pd.MultiIndex
+    environment_: sparse.csr_matrix
+
     def _row(self, kind: str) -> int:
         check_is_fitted(self, "vectors_")
         return _row_of_kind(kind, self.vectors_.index, self.counts_)
@@ -317,6 +327,17 @@ def _pack(model) -> dict[str, np.ndarray]:
 # %% ../nbs/20_motif2vec.ipynb #7510477b
 class _Folder:
     "The part of `Motif2Vec` that saves and loads"
+    counts_: pd.Series
+    crystals_: pd.Series
+    kinds_: pd.Index
+    contexts_: pd.MultiIndex
+    columns_: pd.MultiIndex
+    n_crystals_: int
+    n_connections_: int
+    provenance_: dict[str, Any]
+    get_params: Callable[[], dict[str, Any]]
+    _unpack: Callable[[bytes, dict], Motif2Vec]
+
     def save(self,
         folder: str | Path, # made if missing
         **provenance, # text or numbers to keep in `provenance_`: data set, licence, command

@@ -51,7 +51,7 @@ def _bare(model: nn.Module) -> nn.Module:
     "The encoder of a hybrid, or the network itself"
     return getattr(model, "encoder", model)
 
-def _entry(tower: nn.Module) -> nn.Module:
+def _entry(tower: Any) -> nn.Module:
     "The module that gives the nodes their first vectors"
     return tower.encode_nodes if hasattr(tower, "encode_nodes") else tower.atoms
 
@@ -59,7 +59,7 @@ def node_entries(
     model: nn.Module, # `mnet`, `amdnet`, or a hybrid of one
 ) -> dict[str, nn.Module]: # motif, and atom where there are any
     "The modules where motifs and atoms enter; `UserError` for a network without motifs"
-    bare = _bare(model)
+    bare: Any = _bare(model)
     if not getattr(bare, "takes_motifs", False): raise UserError(f"{getattr(model, 'name', type(model).__name__)} sees no motifs, so none of them contributes to its predictions: amdnet, mnet and their hybrids do.")
     if hasattr(bare, "motif_tower"): return dict(motif=_entry(bare.motif_tower), atom=_entry(bare.atom_tower))
     return dict(motif=_entry(bare))
@@ -191,7 +191,7 @@ class MotifContributions:
         crystal_id: Any, # one of the crystals
     ) -> pd.Series: # site -> contribution
         "The motifs of one crystal; `UserError` where it has none"
-        if crystal_id not in self.crystals.index: raise UserError(f"There are no motif contributions of {crystal_id!r}: " + next((r.reason for r in self.skipped.itertuples() if r.id == crystal_id), "it was not among the crystals."))
+        if crystal_id not in self.crystals.index: raise UserError(f"There are no motif contributions of {crystal_id!r}: " + next((str(r.reason) for r in self.skipped.itertuples() if r.id == crystal_id), "it was not among the crystals."))
         return self.motifs[self.motifs.crystal_id == crystal_id].set_index("site").contribution
 
     def by_kind(self,
@@ -254,11 +254,11 @@ def _tables(model: Any, crystals: CrystalSet, table: MotifTable | None, n_jobs: 
     from motiflab.motifs import extract_motifs
 
     check_crystals(crystals)
-    settings, given = model.graph_settings, table is not None
-    if not given: table = extract_motifs(crystals, settings.motifs.centers, settings.motifs.ligands, n_jobs=n_jobs, progress=False)
-    graphs = _has_motifs(build_graphs(crystals, settings, n_jobs=n_jobs, table=table, progress=False), what)
-    if given: _check_rule(table, crystals, settings.motifs)
-    return graphs, table
+    settings = model.graph_settings
+    found = table if table is not None else extract_motifs(crystals, settings.motifs.centers, settings.motifs.ligands, n_jobs=n_jobs, progress=False)
+    graphs = _has_motifs(build_graphs(crystals, settings, n_jobs=n_jobs, table=found, progress=False), what)
+    if table is not None: _check_rule(table, crystals, settings.motifs)
+    return graphs, found
 
 def motif_contributions(
     run: Any, # a `Run` or an `Ensemble` of `amdnet`, `mnet` or a hybrid of one

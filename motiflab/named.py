@@ -61,7 +61,7 @@ def load_model(
 # %% ../nbs/57_named.ipynb #87acae16
 def _scores(model: Run | Ensemble, target: str) -> dict[str, Any]:
     "Test scores of a target in few words"
-    row = model.scores.loc[("test", target)]
+    row: Any = model.scores.loc[("test", target)]
     names = dict(mae="MAE", rmse="RMSE", r2="R²") if model.targets.task == "regression" else dict(roc_auc="ROC AUC", accuracy="accuracy")
     return {said: float(row[name]) for name, said in names.items()} | {"test crystals": int(row["n"])}
 

@@ -100,7 +100,8 @@ def _bond_valence(structure: Structure) -> list[float]:
 def _given(structure: Structure) -> list[float] | None:
     "The oxidation states that the structure carries, when all its sites have one and not all are zero"
     states = [getattr(site.specie, "oxi_state", None) for site in structure]
-    return [float(s) for s in states] if all(s is not None for s in states) and any(states) else None
+    known = [float(s) for s in states if s is not None]
+    return known if len(known) == len(states) and any(known) else None
 
 def reduced_formula(
     structure: Structure, # an ordered crystal

@@ -88,7 +88,8 @@ class MapPanel(_MapFigure):
         "Put kinds or single motifs onto the map"
         self.level, self.points = level, self.data.kinds if level == "kinds" else self._motifs()
         words = kind_words(self.data)
-        if level == "kinds": text, size = words, sizes(self.points["count"])
+        size: np.ndarray | float
+        if level == "kinds": text, size = words, sizes(self.points["count"].to_numpy())
         else: text, size = [f"<b>{escape(k)}</b>  {escape(str(c))}" for k, c in zip(self.points.kind, self.points.crystal_id)], 5.0
         line = dict(width=0.7 if level == "kinds" else 0, color="#ffffff")
         with self.figure.batch_update():
@@ -111,7 +112,7 @@ class MapPanel(_MapFigure):
     def circle(self, row: int | None) -> None:
         "A ring around the chosen point"
         some = [] if row is None else [row]
-        size = sizes(self.points["count"])[some] + 9 if self.level == "kinds" else np.full(len(some), 14.0)
+        size = sizes(self.points["count"].to_numpy())[some] + 9 if self.level == "kinds" else np.full(len(some), 14.0)
         with self.figure.batch_update():
             self.ring.update(x=self.points.x.to_numpy()[some], y=self.points.y.to_numpy()[some])
             self.ring.marker.size = size
@@ -132,6 +133,11 @@ _WELCOME = ('<h3>Click a point</h3><br><span class="soft">Each point is a motif 
 
 class _CrystalParts:
     "The widgets of the crystal's panel"
+    kind: str | None
+    ids: list
+    step: Callable[[int], None]
+    explain: Callable[[], None]
+
     def __init__(self, data: AtlasData, on_kind: Callable[[str], None]):
         from motiflab.scenes import crystal_layout
         self.data, self.on_kind, self.kind, self.index, self.ids = data, on_kind, None, 0, []
@@ -175,7 +181,7 @@ class CrystalPanel(_CrystalParts):
         if crystal_id is not None and crystal_id in self.ids: index = self.ids.index(crystal_id)
         row = self.data.kinds.loc[kind]
         self.head.value = (f'<h3>{escape(kind)} &nbsp;{escape(str(row["name"]))}</h3> <span class="soft">&nbsp;{row["count"]:,} motifs in {row.crystals:,} crystals</span>')
-        self.near.children = [widgets.HTML('<span class="soft">Most similar</span>')] + [self._button(k, s) for k, s in nearest_kinds(self.data, kind).items()]
+        self.near.children = [widgets.HTML('<span class="soft">Most similar</span>')] + [self._button(str(k), s) for k, s in nearest_kinds(self.data, kind).items()]
         self.go(index)
 
     def _button(self, kind: str, similarity: float) -> widgets.Button:
@@ -214,6 +220,12 @@ class CrystalPanel(_CrystalParts):
         describe_later(self.data.crystals.frame.structure[id], lambda text: self._say(text) if here() else None)
 
 # %% ../nbs/28_panels.ipynb #7c8943dd
+def _enriched_row(r: Any, names: dict[str, str]) -> str:
+    "A feature as a row of the table"
+    note = "" if r.group == "element" else names.get(r.feature, "") if r.group == "geometry" else "no shared ligand" if r.feature == "isolated" else "sharing"
+    return (f'<tr><td>{escape(str(r.feature))} <span class="soft">{escape(note)}</span></td><td>{r.inside / r.selected:.1%}</td>'
+            f"<td>{(r.overall - r.inside) / max(r.total - r.selected, 1):.1%}</td><td>{min(r.odds_ratio, 9999):.3g}</td><td>{'&lt; 1e-99' if r.q < 1e-99 else f'{r.q:.0e}'}</td></tr>")
+
 def enrichment_html(
     found: pd.DataFrame, # what `motiflab.enrichment.enrichment` returned
     names: dict[str, str], # name of each geometry's symbol
@@ -222,7 +234,5 @@ def enrichment_html(
     "The enriched features as a table, or a sentence when there are none"
     found = found[(found.odds_ratio > 1) & (found.q < 0.05)].head(n)
     if not len(found): return '<span class="soft">Nothing is enriched there beyond chance (false discovery rate 5 %).</span>'
-    note = dict(element=lambda f: "", geometry=lambda f: names.get(f, ""), connection=lambda f: "no shared ligand" if f == "isolated" else "sharing")
-    rows = "".join(f'<tr><td>{escape(str(r.feature))} <span class="soft">{escape(note[r.group](r.feature))}</span></td><td>{r.inside / r.selected:.1%}</td>'
-                   f"<td>{(r.overall - r.inside) / max(r.total - r.selected, 1):.1%}</td><td>{min(r.odds_ratio, 9999):.3g}</td><td>{'&lt; 1e-99' if r.q < 1e-99 else f'{r.q:.0e}'}</td></tr>" for r in found.itertuples())
+    rows = "".join(_enriched_row(r, names) for r in found.itertuples())
     return f"<table><tr><th>more of</th><th>here</th><th>elsewhere</th><th>odds</th><th>q</th></tr>{rows}</table>"

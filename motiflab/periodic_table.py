@@ -5,7 +5,7 @@
 # %% ../nbs/71_periodic_table.ipynb #d5210d0d
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Any, Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def _heat(values: pd.Series, unit: str, what: str) -> go.Heatmap:
     "The cells of the elements that have a number"
     z, words, hover = np.full((10, 18), np.nan), np.full((10, 18), "", object), np.full((10, 18), "", object)
     for element, value in values.items():
-        column, row = table_places()[element]
+        column, row = table_places()[str(element)]
         z[row - 1, column - 1], words[row - 1, column - 1] = value, f"{element}<br>{value:.2f}"
         hover[row - 1, column - 1] = f"<b>{element}</b><br>{label(what)} {value:.3g} {label(unit)}"
     low, high = np.nanquantile(values, [0.02, 0.98])
@@ -55,5 +55,5 @@ def periodic_table(
     if not len(values): raise UserError("There is no number to colour the periodic table by.")
     absent = {e: at for e, at in places.items() if e not in values.index}
     others = go.Scatter(x=[x for x, _ in absent.values()], y=[y for _, y in absent.values()], mode="text", text=list(absent), textfont=dict(color=INK, size=11), hoverinfo="skip", showlegend=False)
-    plain = dict(visible=False, fixedrange=True)
+    plain: dict[str, Any] = dict(visible=False, fixedrange=True)
     return Picture([_heat(values, unit, what), others], layout(label(title) if title else "", 400, margin=dict(l=8, r=8, t=40 if title else 12, b=8), xaxis=axis(range=[0.4, 18.6], **plain), yaxis=axis(range=[10.6, 0.4], **plain)))

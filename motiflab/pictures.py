@@ -130,14 +130,14 @@ def _draw_heat(ax: Any, t: Any) -> None:
     from matplotlib.patches import Rectangle
     z, x, y = np.asarray(t.z, float), _numbers(t.x), _numbers(t.y)
     there = [(x[j] - 0.47, y[i] - 0.46, v) for (i, j), v in np.ndenumerate(z) if np.isfinite(v)]
-    shown = ax.add_collection(PatchCollection([Rectangle(at, 0.94, 0.92) for *at, _ in there], cmap=_color_map(t.colorscale), array=np.array([v for *_, v in there])))
+    shown = ax.add_collection(PatchCollection([Rectangle((float(left), float(low)), 0.94, 0.92) for left, low, _ in there], cmap=_color_map(t.colorscale), array=np.array([v for *_, v in there])))
     shown.set_clim(t.zmin, t.zmax)
     ax.autoscale_view()
     words = t.text if t.text is not None else np.full(z.shape, "")
     for (i, j), value in np.ndenumerate(z):
         if not words[i][j]: continue
         ink = INK if not np.isfinite(value) else "white" if np.dot(shown.to_rgba(value)[:3], [0.3, 0.59, 0.11]) < 0.6 else "#1c2430"
-        ax.text(x[j], y[i], _plain(words[i][j]), ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.25)
+        ax.text(x[j], y[i], _plain(str(words[i][j])), ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.25)
     if t.showscale is not False: ax.figure.colorbar(shown, ax=ax, shrink=0.8, pad=0.02, aspect=30, label=_plain(t.colorbar.title.text))
 
 # %% ../nbs/54_pictures.ipynb #fb624e58
@@ -177,7 +177,7 @@ def _annotate(figure: Any, frames: dict, notes: Iterable[Any]) -> None:
         else: ax.text(note.x, note.y, _plain(note.text), transform=ax.transAxes if "domain" in (note.xref or "") else ax.transData, fontsize=size, **how)
 
 # %% ../nbs/54_pictures.ipynb #fd37f688
-def _axes_of(figure: go.Figure, canvas: Any) -> dict[str, tuple[Any, Any, Any, Any]]: # "x", "x2" -> matplotlib's axes, plotly's two
+def _axes_of(figure: go.Figure, canvas: Any) -> dict[str, tuple[Any, Any, Any]]: # "x", "x2" -> matplotlib's axes, plotly's two
     "A frame for each pair of axes, where plotly has it"
     margin, height, out = figure.layout.margin, figure.layout.height or 420, {}
     m = SimpleNamespace(**{k: 60 if margin[k] is None else margin[k] for k in "lrtb"})
@@ -340,7 +340,7 @@ class SolidPicture(Picture):
 
         height, scaled = self.layout.height or 420, self.data[-1].type == "scatter3d" and bool(self.data[-1].marker.showscale)
         canvas = Figure(figsize=(width / 100, height / 100), dpi=100)
-        ax = canvas.add_axes([0.01, 0.02, 0.84 if scaled else 0.98, 0.98 - 36 / height])
+        ax = canvas.add_axes((0.01, 0.02, 0.84 if scaled else 0.98, 0.98 - 36 / height))
         ax.set_axis_off()
         _painted(ax, self, lit=not scaled)
         if scaled: _scale_beside(canvas, self)

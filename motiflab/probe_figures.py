@@ -58,8 +58,8 @@ def _bars(panel: _Panel, of: str, number: str, name: str, color: str, first: boo
 
 def _row_axes(panel: _Panel, number: str, low: float, high: float) -> dict[str, dict]:
     "Axes of one row"
-    lowest = _LOWEST if panel.score == "r2" and (panel.rows[["r2", "baseline_r2"]].min(axis=None) < 0) else 0
-    ticks = dict(tickvals=list(range(len(panel.rows))), ticktext=[_name(n) for n in panel.rows.index], showgrid=False, range=[-0.6, max(len(panel.rows), 4) - 0.4])
+    lowest = _LOWEST if panel.score == "r2" and panel.rows[["r2", "baseline_r2"]].lt(0).to_numpy().any() else 0
+    ticks: dict[str, Any] = dict(tickvals=list(range(len(panel.rows))), ticktext=[_name(n) for n in panel.rows.index], showgrid=False, range=[-0.6, max(len(panel.rows), 4) - 0.4])
     return {f"xaxis{number}": axis(domain=[0, 1], anchor=f"y{number}", **ticks), f"yaxis{number}": axis("R²" if panel.score == "r2" else "accuracy", range=[lowest, 1.05], domain=[low, high], anchor=f"x{number}")}
 
 def probe_figure(
@@ -68,7 +68,8 @@ def probe_figure(
 ) -> Picture:
     "R2 of each quantity, accuracy of each classification, the model beside its baseline; `UserError` where nothing was scored"
     panels = _panels(result.table)
-    height, traces, axes, notes = _ROW * len(panels), [], {}, []
+    axes: dict[str, Any] = {}
+    height, traces, notes = _ROW * len(panels), [], []
     models = [("", result.facts.get("model", "model"), COLORS[0])] + ([("baseline_", f"{result.facts['baseline']}, from the formula", COLORS[1])] if "baseline" in result.facts else [])
     for k, panel in enumerate(panels):
         number, high = "" if k == 0 else str(k + 1), 1 - k / len(panels)

@@ -89,7 +89,7 @@ def questions(
     computed, undefined = (pd.DataFrame(index=crystals.frame.index), pd.DataFrame(columns=SKIPPED_COLUMNS)) if bank is None else _computed(crystals, bank)
     frame = pd.concat([computed, crystals.frame[[n for n in names if n not in computed]]], axis=1)
     asked, scopes, refused = {}, {}, {}
-    for name in names or list(computed):
+    for name in names or computed.columns.astype(str):
         unit, scopes[name] = _facts(name, name in computed)
         if said := _refusal(frame[name], name): refused[name] = said
         else:

@@ -61,8 +61,9 @@ class Asking:
         group = [self.targets[n] for n in names]
         try: answers = who.answers(joined(group), self.split, seed)
         except UserError as error:
-            if len(names) > 1: return [self.ask(who, [n], seed, of) for n in names] and None
-            self.failed[names[0], of] = f"{who.name}: {error}"
+            if len(names) == 1: self.failed[names[0], of] = f"{who.name}: {error}"
+            else:
+                for n in names: self.ask(who, [n], seed, of)
             return
         for (answer, values), (k, name) in product(answers.items(), enumerate(names)): self._note(dict(target=name, of=of, model=answer, seed=seed), values[:, k])
 
@@ -96,7 +97,7 @@ def _summary(scores: pd.DataFrame, task: str) -> dict[str, Any]:
 def _row(asking: Asking, scores: pd.DataFrame, name: str) -> dict[str, Any]:
     "The row of a target that was asked for"
     targets = asking.targets[name]
-    row = dict(task=targets.task, unit=targets.units[0], n_train=int(np.isfinite(targets.values[asking.split.train, 0]).sum()), n_crystals=0)
+    row: dict[str, Any] = dict(task=targets.task, unit=targets.units[0], n_train=int(np.isfinite(targets.values[asking.split.train, 0]).sum()), n_crystals=0)
     for of, put in (("model", "{}"), ("baseline", "baseline_{}")):
         some = scores[(scores["target"] == name) & (scores["of"] == of)]
         if not len(some): continue
@@ -214,7 +215,7 @@ class Probe:
         if wanted == "auto": wanted = None if model.name == "forest" else "roost" if network and "roost" in MODELS and model.name != "roost" else "forest"
         if wanted is None: return dict(model=model)
         if wanted == "forest": return dict(model=model, baseline=ForestExaminee(crystals, self.n_jobs))
-        return dict(model=model, baseline=network_examinee("roost", crystals, replace(how, graphs=None), model.graphs if network else None))
+        return dict(model=model, baseline=network_examinee("roost", crystals, replace(how, graphs=None), getattr(model, "graphs", None)))
 
     def _asking(self, asked: Questions, split: Split, ids: list) -> tuple[Asking, dict[str, str]]:
         "Targets of the crystals that all can take, and why a quantity is not asked for"

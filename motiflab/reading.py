@@ -9,7 +9,7 @@ import gzip
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, cast
 
 import numpy as np
 import pandas as pd
@@ -98,7 +98,11 @@ class _Collector:
     "What has been read so far"
     def __init__(self, disorder: str, limit: int | None):
         self.disorder, self.limit = disorder, limit
-        self.ids, self.structures, self.rows, self.skipped, self.skipped_after = [], [], [], [], []
+        self.ids: list[int | str] = []
+        self.structures: list[Structure] = []
+        self.rows: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, Any]] = []
+        self.skipped_after: list[int] = []
 
     @property
     def full(self) -> bool: return self.limit is not None and len(self.ids) >= self.limit
@@ -123,7 +127,7 @@ class _Collector:
             elif not piece.late: break # else the file's end still brings properties of crystals already read
         if is_table:
             frame = pd.DataFrame(self.rows[start:]).apply(_typed) if len(self.ids) > start else pd.DataFrame()
-            if len(frame.columns): self.rows[start:] = frame.astype(object).to_dict("records")
+            if len(frame.columns): self.rows[start:] = cast("list[dict[str, Any]]", frame.astype(object).to_dict("records"))
             named = _typed_ids(self.ids[start:] + [r["id"] for r in self.skipped[skips:]])
             self.ids[start:] = named[:len(self.ids) - start]
 
@@ -182,7 +186,7 @@ def to_record(
     record = dict(id=_plain(crystal_id), lattice=structure.lattice.matrix.tolist(), species=[s.symbol for s in species], frac=structure.frac_coords.tolist())
     if not all(structure.lattice.pbc): record["lattice"] = dict(matrix=record["lattice"], pbc=list(map(bool, structure.lattice.pbc)))
     charges, spins = ([getattr(s, a, None) for s in species] for a in ("oxi_state", "spin"))
-    extra = dict(oxidation=charges, spin=spins) if any(c is not None for c in charges + spins) else {}
+    extra: dict[str, Any] = dict(oxidation=charges, spin=spins) if any(c is not None for c in charges + spins) else {}
     extra |= dict(site_properties=structure.site_properties, structure_properties=structure.properties)
     record |= {k: _plain(v) for k, v in extra.items() if v and not (k == "spin" and all(s is None for s in spins))}
     if structure._charge is not None: record["charge"] = _plain(structure._charge)

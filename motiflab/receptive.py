@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -62,11 +62,14 @@ def unroll(
     reach = hops * int(abs(images).max(initial=0)) + 1
     wide = 2 * reach + 1
     code = lambda atom, image: ((atom * wide + image[:, 0] + reach) * wide + image[:, 1] + reach) * wide + image[:, 2] + reach
-    shells, senders, receivers, edges = [code(np.array([centre]), np.zeros((1, 3), np.int64))], [], [], []
+    shells = [code(np.array([centre]), np.zeros((1, 3), np.int64))]
+    senders: list[np.ndarray] = []
+    receivers: list[np.ndarray] = []
+    edges: list[np.ndarray] = []
     known = shells[0]
     for _ in range(hops):
         atom, image = _decoded(shells[-1], wide, reach)
-        if (first[atom + 1] - first[atom]).sum() + sum(map(len, edges)) > most: raise UserError(f"Its atoms see more than {len(known):,} others, too many for memory: take a network with fewer blocks, neighbours or angles.")
+        if (first[atom + 1] - first[atom]).sum() + sum(len(e) for e in edges) > most: raise UserError(f"Its atoms see more than {len(known):,} others, too many for memory: take a network with fewer blocks, neighbours or angles.")
         edge, which = _ranges(first[atom], first[atom + 1])
         sent = code(source[edge], image[which] + images[edge])
         for stack, rows in ((senders, sent), (receivers, shells[-1][which]), (edges, edge)): stack.append(rows)
@@ -119,7 +122,7 @@ MOST_VALUES = 2e8 # numbers in the widest arrays of one layer: edges or angles t
 
 def _local(model: CrystalModel) -> CrystalModel:
     "The part of a model that works on atoms; `UserError` where there is none"
-    if getattr(model, "takes_motifs", False) and hasattr(model, "atom_tower") and not model.options.get("cross"): return model.atom_tower
+    if getattr(model, "takes_motifs", False) and hasattr(model, "atom_tower") and not model.options.get("cross"): return cast(CrystalModel, model.atom_tower)
     if not isinstance(model, CrystalModel): raise UserError(f"The receptive field is measured on a motiflab network, not on a {type(model).__name__}.")
     if model.takes_motifs: raise UserError(f"{model.name} works on motifs: the receptive field is measured on networks whose nodes are atoms.")
     return model
@@ -257,7 +260,7 @@ def receptive_figure(
     known = table[table["radius_95"].notna()] if "radius_95" in table else table.iloc[:0]
     if known.empty: raise UserError("There is no receptive field to draw.")
     series = dict([("farthest atom", "farthest"), ("95 % of the gradient", "radius_95"), ("estimate by S4", "estimate")])
-    top = 1.06 * max(2 * known[list(series.values())].max(axis=None), known["a"].max())
+    top = 1.06 * max(2 * known[list(series.values())].max().max(), known["a"].max())
     traces = [go.Scatter(x=known["a"], y=2 * known[c], mode="markers", name=n, marker=dict(size=7, color=COLORS[k], opacity=0.8), text=[label(i) for i in known.index],
                          hovertemplate="<b>%{text}</b><br>a %{x:.3g} Å<br>field %{y:.3g} Å<extra></extra>") for k, (n, c) in enumerate(series.items())]
     line = go.Scatter(x=[0, top], y=[0, top], mode="lines", line=dict(color=INK, width=1, dash="dash"), hoverinfo="skip", showlegend=False)

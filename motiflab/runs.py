@@ -12,7 +12,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, cast
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def output_values(
     normaliser: Normaliser | None, # None for classes
 ) -> np.ndarray: # (n, n_targets) in units, or (n, n_classes) probabilities
     "Outputs as a person reads them"
-    if info.task == "regression": return clamped(normaliser.restored(outputs.double().numpy()), info)
+    if info.task == "regression": return clamped(cast(Normaliser, normaliser).restored(outputs.double().numpy()), info)
     if len(info.classes) > 2: return torch.softmax(outputs.double(), 1).numpy()
     p = torch.sigmoid(outputs[:, 0].double()).numpy()
     return np.stack([1 - p, p], 1)
@@ -77,7 +77,7 @@ def prediction_table(
     "Predictions as a table"
     table = pd.DataFrame(index=pd.Index(list(ids), name="id", dtype=None if len(ids) else object))
     if info.task == "regression":
-        for k, name in enumerate(info.names): table[name], table[f"{name}_uncertainty"] = values[:, k], uncertainty[:, k]
+        for k, name in enumerate(info.names): table[name], table[f"{name}_uncertainty"] = values[:, k], cast(np.ndarray, uncertainty)[:, k]
         return table
     name, top = info.names[0], values.max(1)
     table[name] = values[:, 1] if len(info.classes) == 2 else np.array(info.classes, dtype=object)[values.argmax(1)]
@@ -90,13 +90,13 @@ def prediction_table(
 def truth_table(
     targets: Targets, # of these crystals
     predicted: pd.DataFrame, # as of `prediction_table`, same order
-    split: Sequence[str], # validation or test, for each
+    split: Sequence[str] | np.ndarray, # validation or test, for each
 ) -> pd.DataFrame: # index id; split, `<target>`, `<target>_predicted`, `<target>_uncertainty`, ...
     "Truth and prediction side by side"
     names = {n: f"{n}_predicted" for n in targets.names}
     table = predicted.rename(columns=names)
     for k, name in reversed(list(enumerate(targets.names))):
-        column = targets.values[:, k].astype(float)
+        column: Any = targets.values[:, k].astype(float)
         if targets.task == "classification": column = [None if np.isnan(v) else targets.classes[int(v)] for v in column]
         table.insert(0, name, column)
     table.insert(0, "split", list(split))
@@ -167,6 +167,9 @@ def holds_unseen(
 # %% ../nbs/52_runs.ipynb #5c03ed01
 class Scored:
     "What runs and ensembles have in common; they have `scores`, `targets` and `facts`"
+    scores: pd.DataFrame # index (split, target)
+    targets: TargetInfo
+    facts: dict[str, Any]
 
     def score(self,
         name: str = "mae", # or rmse, r2, roc_auc, ...
@@ -174,7 +177,7 @@ class Scored:
         target: str | None = None, # None for the first
     ) -> float:
         "One score"
-        return float(self.scores.loc[(split, target or self.targets.names[0]), name])
+        return float(self.scores[name].loc[(split, target or self.targets.names[0])])
 
     @property
     def graph_settings(self) -> Any: # a `GraphSettings`
@@ -290,9 +293,9 @@ def _plain_scores(scores: pd.DataFrame) -> list[dict]:
 
 def _description(run: Run, weights: bytes) -> dict:
     "The content of model.json"
-    from motiflab.models import model_config
+    from motiflab.models import CrystalModel, model_config
 
-    return dict(format=FORMAT, model=model_config(run.model), targets=run.targets.as_dict(), normaliser=run.normaliser and asdict(run.normaliser),
+    return dict(format=FORMAT, model=model_config(cast(CrystalModel, run.model)), targets=run.targets.as_dict(), normaliser=run.normaliser and asdict(run.normaliser),
                 settings=run.settings.as_dict(), seed=run.settings.seed, split=run.split, scores=_plain_scores(run.scores), n_skipped=len(run.skipped),
                 calibration=run.calibration and asdict(run.calibration), facts=run.facts, weights_sha256=_digest(weights))
 
@@ -347,7 +350,8 @@ def _load_weights(model: nn.Module, folder: Path, sha256: str) -> None:
 def _read_tables(folder: Path, info: TargetInfo, ids: Sequence) -> dict[str, pd.DataFrame]:
     "The tables of a run, whose predictions are of the crystals `ids`; `UserError` where one is missing"
     for name in _FILES[2:]: _read(folder, name)
-    read = lambda name, **how: pd.read_csv(folder / name, float_precision="round_trip", keep_default_na=False, na_values=[""], **how)
+    def read(name: str, **how: Any) -> pd.DataFrame:
+        return pd.read_csv(folder / name, float_precision="round_trip", keep_default_na=False, na_values=[""], **how)
     predictions = read("predictions.csv", index_col="id", dtype={"id": str})
     if predictions.index.tolist() != list(map(str, ids)): raise UserError(f"{folder / 'predictions.csv'} is of other crystals than model.json says: copy the run anew, or train it again.")
     predictions.index = pd.Index(list(ids), name="id") # a CSV cannot tell the number 1 from the text 001

@@ -87,7 +87,7 @@ def coverage(
     true: np.ndarray, # (n,) NaN where missing
     predicted: np.ndarray, # (n,)
     uncertainty: np.ndarray, # (n,)
-    levels: Sequence[float] = LEVELS, # parts of the crystals
+    levels: Sequence[float] | np.ndarray = LEVELS, # parts of the crystals
 ) -> pd.DataFrame: # expected, observed, n
     "Part of the crystals within the interval that should hold each part of them"
     there = ~np.isnan(true)

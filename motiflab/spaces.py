@@ -54,7 +54,8 @@ class Knob:
         "A value for a trial; a list where the choice is a tuple, as it comes back from the study's file"
         if self.values: return trial.suggest_categorical(name, json.loads(json.dumps(self.values)))
         whole = isinstance(self.low, int) and isinstance(self.high, int)
-        return (trial.suggest_int if whole else trial.suggest_float)(name, self.low, self.high, log=self.log)
+        suggest: Any = trial.suggest_int if whole else trial.suggest_float
+        return suggest(name, self.low, self.high, log=self.log)
 
     def __repr__(self) -> str:
         if self.values: return ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in self.values)
@@ -144,9 +145,10 @@ def for_graphs(
 def _idle(base: Recipe) -> set[str]:
     "Names that are known and turn nothing"
     from motiflab.models import MODELS
+    from motiflab.models.hybrid import Hybrid
 
     kind, encoder = MODELS[base.model], encoder_of(base.model)
-    found = set(kind.kind.bare) if kind.takes_descriptors else {"joint_width", "joint_layers"} # a hybrid leaves out its encoder's dense layers
+    found = set(kind.kind.bare) if issubclass(kind, Hybrid) else {"joint_width", "joint_layers"} # a hybrid leaves out its encoder's dense layers
     if "hidden_layers" in found: found.add("hidden")
     if encoder == "roost": found |= {"neighbors", "cutoff", "n_gaussians", "gaussian_width"}
     if encoder == "mnet" or base.graphs.atoms.method == "voronoi": found.add("neighbors")
@@ -172,7 +174,7 @@ def _as_knob(name: str, given: Any) -> Knob:
     "A list of choices as a knob; `UserError` that names it for what is none"
     if isinstance(given, Knob): return given
     if not isinstance(given, _LISTS) or not len(given): raise UserError(f"The space gives {name}={given!r}: give a list of choices, or a Knob.")
-    return Knob(given)
+    return Knob(tuple(given))
 
 def asked_knobs(
     space: str | Mapping[str, Any] | None, # one of `SPACES`, or knobs or lists of choices by name; None takes the paper's

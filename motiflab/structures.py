@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, cast
 
 import numpy as np
 from pymatgen.core import Element, Lattice, Species, Structure
@@ -59,7 +59,7 @@ def _by_element(occupancies: Mapping[Element | Species, float]) -> dict[str, tup
     for symbol in dict.fromkeys(s.symbol for s in occupancies):
         parts = [(s, x) for s, x in occupancies.items() if s.symbol == symbol]
         share = sum(x for _, x in parts)
-        charges = [getattr(s, "oxi_state", None) for s, _ in parts]
+        charges: list[Any] = [getattr(s, "oxi_state", None) for s, _ in parts]
         if len(parts) == 1 or None in charges or not share: out[symbol] = (share, parts[0][0] if len(parts) == 1 else Element(symbol))
         else: out[symbol] = (share, Species(symbol, sum(c * x for c, (_, x) in zip(charges, parts)) / share))
     return out
@@ -101,7 +101,7 @@ def make_lattice(
         if "matrix" not in lattice:
             cell = _numbers([lattice.get(k) for k in ("a", "b", "c", "alpha", "beta", "gamma")], (6,), "lattice parameters")
             lattice = {"matrix": Lattice.from_parameters(*cell).matrix}
-        pbc, lattice = tuple(map(bool, lattice.get("pbc") or pbc)), lattice["matrix"]
+        pbc, lattice = cast("tuple[bool, bool, bool]", tuple(map(bool, lattice.get("pbc") or pbc))), lattice["matrix"]
     matrix = _numbers(lattice, (3, 3), "lattice vectors")
     lengths = np.linalg.norm(matrix, axis=1)
     if not lengths.all() or abs(np.linalg.det(matrix / lengths[:, None])) < 1e-6 or lengths.min() < 1e-3:
@@ -145,7 +145,7 @@ def make_structure(
     kept = [i for i, s in enumerate(sites) if s is not None]
     if not kept: raise NotACrystal("All of its sites are mostly empty.")
     extra = {k: [v[i] for i in kept] for k, v in (site_properties or {}).items() if len(v) == len(sites)}
-    return Structure(cell, [sites[i] for i in kept], positions[kept], coords_are_cartesian=cartesian, site_properties=extra or None,
+    return Structure(cell, [s for s in sites if s is not None], positions[kept], coords_are_cartesian=cartesian, site_properties=extra or None,
                      charge=charge, properties=dict(properties or {}))
 
 # %% ../nbs/04_structures.ipynb #511dd280

@@ -53,7 +53,8 @@ def bootstrap(
     rows = np.random.default_rng(seed).integers(len(each), size=(n, len(each)))
     drawn = each[rows].mean(axis=1)
     if reference is not None: drawn = drawn / reference.loc[errors.index].abs().mean(axis=1).to_numpy()[rows].mean(axis=1)
-    return tuple(float(q) for q in np.quantile(drawn, (0.025, 0.975)))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
 
 # %% ../nbs/59_studies.ipynb #d2b880cd
 def _against(errors: pd.DataFrame, base: pd.DataFrame) -> str: # "-6.2 % (-10.6 to -1.9)"

@@ -55,7 +55,8 @@ class TargetInfo:
     @classmethod
     def from_dict(cls, d: Mapping) -> TargetInfo:
         "From JSON"
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+        return cls(**facts)
 
 # %% ../nbs/50_targets.ipynb #d926b286
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Targets(TargetInfo):
         return TargetInfo(self.names, self.units, self.task, self.classes, self.minimum, self.threshold)
 
     def take(self,
-        rows: Sequence[int], # numbers of crystals
+        rows: Sequence[int] | np.ndarray, # numbers of crystals
     ) -> Targets:
         "Some of the crystals"
         return replace(self, values=self.values[np.asarray(rows, int)], ids=tuple(self.ids[int(i)] for i in rows))
@@ -171,7 +172,7 @@ def read_targets(
     found = [_column(frame, n) for n in names]
     task = "classification" if threshold is not None else task or _task_of(found[0])
     check_option("task", task, TASKS)
-    facts = dict(names=names, units=_one_per_name(units, names, unit_of), task=task, ids=tuple(frame.index.tolist()))
+    facts: dict[str, Any] = dict(names=names, units=_one_per_name(units, names, unit_of), task=task, ids=tuple(frame.index.tolist()))
     if task == "regression":
         values = [_numbers(c, n) for c, n in zip(found, names)]
         for v, n in zip(values, names): _there(v, n)
@@ -236,7 +237,7 @@ def split_by_column(
     words = [None if pd.isna(v) else str(v).strip().lower() for v in column]
     unknown = sorted({w for w in words if w is not None and w not in _PART_NAMES})
     if unknown: raise UserError(f"The split column holds {unknown[0]!r}: it should say train, validation or test.")
-    parts = np.array([_PART_NAMES.get(w, "") for w in words])
+    parts = np.array(["" if w is None else _PART_NAMES[w] for w in words])
     return Split(*(np.flatnonzero(parts == p) for p in PARTS))
 
 # %% ../nbs/50_targets.ipynb #3d12d29f

@@ -62,7 +62,7 @@ def _told_columns(graphs: GraphSet) -> pd.DataFrame: # index id, a column a desc
     if values is None: return pd.DataFrame(index=graphs.ids)
     return pd.DataFrame(values.double().cpu().numpy(), graphs.ids, DescriptorSettings.from_dict(graphs.settings["descriptors"]).names)
 
-def _prepare(model: nn.Module, data: FitData) -> None:
+def _prepare(model: Any, data: FitData) -> None:
     "What a model measures on training crystals; `UserError` where the target is among what it reads, or where it has other outputs"
     train = data.graphs.subset(data.split.train)
     if getattr(model, "takes_descriptors", False):
@@ -137,7 +137,7 @@ def train(
     if folder and first: run.save(folder)
     return run
 
-def _config(model: nn.Module) -> dict:
+def _config(model: Any) -> dict:
     "What the model is, for the signature"
     from motiflab.models import model_config
     return model_config(model)

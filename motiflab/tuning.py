@@ -103,14 +103,14 @@ def _blind(split: Split) -> Split:
     "The split without its test crystals"
     return replace(split, test=np.zeros(0, np.int64))
 
-def _score(row: Mapping[str, float]) -> float:
+def _score(row: Mapping[Any, Any]) -> float:
     "What is to be small: validation MAE, or validation loss for classes"
     return float(row.get("validation_mae", row["validation_loss"]))
 
 @dataclass
 class _Study:
     "A search at work"
-    study: optuna.Study
+    study: Any # optuna's, once it is open
     base: Recipe
     knobs: dict[str, Knob]
     source: _Source

@@ -48,7 +48,8 @@ def crystal_descriptors(
     face_tolerance: float = 0.0, # of `motiflab.descriptors.voronoi.site_cells`
 ) -> dict[str, float | str]: # name -> value, or a sentence that says why there is none
     "Descriptors of one crystal; nothing is raised for one that has none"
-    wanted, found = set(names), {}
+    found: dict[str, float | str] = {}
+    wanted = set(names)
     if wanted & {*_VORONOI}: found |= _attempt(_VORONOI, voronoi_descriptors, crystal, face_tolerance)
     if wanted & {*_VOLUME}: found |= _attempt(_VOLUME, volume_descriptors, crystal)
     if wanted & {*_CELL, _COMPLEXITY[1]}: found |= _attempt(_CELL, cell_descriptors, crystal)
@@ -123,7 +124,7 @@ def _featurizer_rows(structures: Sequence[Structure | None], featurizers: Sequen
     return list(_shared(row, list(structures), n_jobs if featurizers and len(structures) >= _FEATURIZERS_WORTH else 1))
 
 # %% ../../nbs/descriptors/38_bank.ipynb #85f89c80
-def _split(rows: list[list], names: Sequence[str], ids: Sequence) -> tuple[np.ndarray, pd.DataFrame]: # (n, k) values; id, descriptor, reason
+def _split(rows: list[list], names: Sequence[str] | np.ndarray, ids: Sequence) -> tuple[np.ndarray, pd.DataFrame]: # (n, k) values; id, descriptor, reason
     "Values with NaN where there is none, and the reasons"
     values = np.full((len(rows), len(names)), np.nan)
     reasons = []

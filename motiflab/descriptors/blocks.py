@@ -125,12 +125,12 @@ def _motif_counts(table: Any, ids: list) -> pd.DataFrame: # (n_crystals, 7 + n_g
     n = m.groupby("crystal_id").size().reindex(ids, fill_value=0)
     out = pd.DataFrame(0.0, index=ids, columns=[*_SHARING, *(f"share of {g}" for g in geometry_symbols())])
     share = pd.crosstab(m.crystal_id, m.symbol, normalize="index")
-    for g in share.columns.intersection(geometry_symbols()): out[f"share of {g}"] = share[g].reindex(ids, fill_value=0.0)
+    for g in share.columns.intersection(list(geometry_symbols())): out[f"share of {g}"] = share[g].reindex(ids, fill_value=0.0)
     out[_SHARING[0]] = n
     out[_SHARING[1]] = m.groupby("crystal_id").cn.mean().reindex(ids).fillna(0.0)
     out[_SHARING[2]] = m.groupby("crystal_id").csm.mean().reindex(ids)
     for k, name in zip((1, 2, 3), _SHARING[3:6]): out[name] = 2 * c[c.kind == k].groupby("crystal_id").size().reindex(ids, fill_value=0) / n.clip(lower=1)
-    out[_SHARING[6]] = 1 - out[[c for c in out if c.startswith("share of ")]].sum(axis=1).where(n > 0, 1.0)
+    out[_SHARING[6]] = 1 - out[[c for c in out if str(c).startswith("share of ")]].sum(axis=1).where(n > 0, 1.0)
     return out
 
 def _motif_block(crystals: CrystalSet, settings: DescriptorSettings, n_jobs: int | None) -> tuple[pd.DataFrame, dict]: # values; id -> why there are no motifs
@@ -174,7 +174,7 @@ def numbers_of(
 def _with_reasons(reasons: pd.DataFrame, block: pd.DataFrame, why: Callable[[Any], str]) -> pd.DataFrame: # id, descriptor, reason
     "A reason for each crystal to which a block has no value, under the name of its first missing column"
     missing = block.isna()
-    rows = [dict(id=i, descriptor=block.columns[m.to_numpy().argmax()], reason=why(i)) for i, m in missing[missing.any(axis=1)].iterrows()]
+    rows = [dict(id=i, descriptor=block.columns[int(m.to_numpy().argmax())], reason=why(i)) for i, m in missing[missing.any(axis=1)].iterrows()]
     return pd.concat([reasons, pd.DataFrame(rows)], ignore_index=True) if rows else reasons
 
 def descriptor_table(

@@ -39,7 +39,7 @@ def volume_descriptors(
     mass, radius = (table[crystal.numbers] for table in _element_table())
     volume = abs(float(np.linalg.det(crystal.matrix)))
     spheres = 4 / 3 * np.pi * float((radius ** 3).sum())
-    found = dict(volume_per_atom=volume / len(mass), packing_fraction=spheres / volume, density=float(mass.sum()) * _DALTON / volume)
+    found: dict[str, float | str] = dict(volume_per_atom=volume / len(mass), packing_fraction=spheres / volume, density=float(mass.sum()) * _DALTON / volume)
     if np.isnan(radius).any(): found["packing_fraction"] = f"There is no atomic radius of {_symbol(crystal.numbers[np.isnan(radius)][0])}."
     return found
 
@@ -65,7 +65,7 @@ def symmetry(
     import spglib
 
     os.environ.setdefault("SPGLIB_WARNING", "OFF") # it prints every attempt that fails, though the next one succeeds
-    try: found = spglib.get_symmetry_dataset((crystal.matrix, crystal.frac, _types(crystal)), symprec=tolerance, angle_tolerance=5.0)
+    try: found = spglib.get_symmetry_dataset((crystal.matrix, crystal.frac, _types(crystal)), symprec=tolerance, angle_tolerance=5.0) # type: ignore[arg-type] # arrays are as good as sequences
     except spglib.SpglibError: found = None
     if found is None: raise Undefined(f"spglib finds no symmetry of it within {tolerance:g} angstrom.")
     return found

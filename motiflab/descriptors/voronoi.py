@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def site_cells(
 # %% ../../nbs/descriptors/36_voronoi.ipynb #0e52ccfd
 def _mad(x: np.ndarray) -> float: return float(np.abs(x - x.mean()).mean())
 
-_STATISTICS = dict(mean=np.mean, mad=_mad, std=np.std, max=np.max, min=np.min, range=np.ptp)
+_STATISTICS: dict[str, Callable[[np.ndarray], float]] = dict(mean=np.mean, mad=_mad, std=np.std, max=np.max, min=np.min, range=np.ptp)
 
 def voronoi_descriptors(
     crystal: PlainCrystal, # any

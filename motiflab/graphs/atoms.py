@@ -220,6 +220,7 @@ def _close_reason(crystal: PlainCrystal, min_distance: float) -> str | None:
     "Which atoms are too close"
     try: check_distances(crystal, min_distance)
     except MotifError as error: return str(error)
+    return None
 
 def _starts(sizes) -> np.ndarray: return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
@@ -276,6 +277,7 @@ def _one_reason(crystal: PlainCrystal, settings: AtomGraph, min_distance: float)
     except TooManyTriplets as error: return str(error)
     except MemoryError: return "It needs more memory than there is."
     except (ArithmeticError, ValueError) as error: return f"Its neighbours could not be found: {error}"
+    return None
 
 def _try(crystals: Sequence[PlainCrystal], settings: AtomGraph, min_distance: float) -> tuple[AtomPart | None, dict[int, str]]:
     "The part, or None and the reasons of the crystals that stand in the way"
@@ -286,7 +288,7 @@ def _try(crystals: Sequence[PlainCrystal], settings: AtomGraph, min_distance: fl
         if not reasons: raise
         return None, reasons
     close = np.flatnonzero(_shortest(part) < min_distance) if settings.method == "distance" else range(len(crystals))
-    reasons = {int(i): r for i in close if (r := _close_reason(crystals[i], min_distance))}
+    reasons = {i: r for i in map(int, close) if (r := _close_reason(crystals[i], min_distance))}
     return (None if reasons else part), reasons
 
 def atom_part(
@@ -297,7 +299,7 @@ def atom_part(
     "Atom graphs of some crystals; nothing is raised for a crystal that cannot be one"
     reasons = {i: c for i, c in enumerate(crystals) if isinstance(c, str)}
     while left := [i for i in range(len(crystals)) if i not in reasons]:
-        part, found = _try([crystals[i] for i in left], settings, min_distance)
+        part, found = _try([c for i in left if not isinstance(c := crystals[i], str)], settings, min_distance)
         if part is not None: return part._replace(reasons=reasons)
         reasons |= {left[k]: reason for k, reason in found.items()}
     return AtomPart(np.zeros(0, np.int64), np.zeros(0, np.int64), {}, reasons)

@@ -87,7 +87,8 @@ def _in_threads(work: Callable, chunks: Sequence, n_jobs: int) -> Iterator:
 
 def _atom_parts(crystals: Sequence[PlainCrystal | str], settings: AtomGraph, min_distance: float, n_jobs: int, progress: bool) -> tuple[list[AtomPart], dict[int, str]]:
     "Atom graphs chunk by chunk; place -> reason of those left out"
-    parts, reasons, chunks = [], {}, list(in_chunks(crystals, CHUNK))
+    parts, chunks = [], list(in_chunks(crystals, CHUNK))
+    reasons: dict[int, str] = {}
     with _bar(len(crystals), "atom graphs", progress) as bar, compiling():
         for k, part in enumerate(_in_threads(lambda chunk: atom_part(chunk, settings, min_distance), chunks, n_jobs)):
             if part.fields: parts.append(part)
@@ -107,7 +108,8 @@ def _parts_of_table(ids: list, crystals: list[PlainCrystal], settings: MotifGrap
 
 def _parts_extracted(crystals: list[PlainCrystal], settings: MotifGraph, min_distance: float, n_jobs: int | None, progress: bool) -> tuple[list[MotifPart], dict[int, str]]:
     "Motif graphs by extraction; place -> why there are no motifs"
-    chunks, parts, reasons = list(in_chunks(crystals, MOTIF_CHUNK)), {}, {}
+    chunks, parts = list(in_chunks(crystals, MOTIF_CHUNK)), {}
+    reasons: dict[int, str] = {}
     work = run_chunks(iter(enumerate(chunks)), settings.extraction(min_distance), n_jobs, _TIME_LIMIT)
     with _bar(len(crystals), "motif graphs", progress) as bar, closing(work) as done:
         for k, rows in done:
@@ -127,7 +129,7 @@ def _starts(counts: Sequence[np.ndarray]) -> torch.Tensor: # (n_crystals + 1,) i
 def _packed(atoms: Sequence[AtomPart], motifs: Sequence[MotifPart]) -> tuple[dict, dict]:
     "Arrays and starts of a graph set"
     arrays, starts = _joined(atoms), dict(atom=_starts([p.n_atoms for p in atoms]), edge=_starts([p.n_edges for p in atoms]))
-    if atoms[0].n_triplets is not None: starts["triplet"] = _starts([p.n_triplets for p in atoms])
+    if atoms[0].n_triplets is not None: starts["triplet"] = _starts([p.n_triplets for p in atoms if p.n_triplets is not None])
     if motifs:
         arrays |= _joined(motifs)
         starts |= dict(motif=_starts([p.n_motifs for p in motifs]), motif_edge=_starts([p.n_edges for p in motifs]), ligand=_starts([p.n_ligands for p in motifs]))
@@ -157,19 +159,20 @@ class _Job:
         atoms, reasons = _atom_parts(self.crystals, self.settings.atoms, self.min_distance, n_jobs or available_cpus(), progress)
         skipped = join_skipped(self.skipped, _skipped(self.ids, reasons, "graphs"))
         if not atoms: raise UserError("There is no crystal to make a graph of." if skipped.empty else f"No crystal became a graph; of the first it is said: {skipped.reason.iloc[0]}")
-        kept, motifs = [k for k in range(len(self.ids)) if k not in reasons], []
-        ids = [self.ids[k] for k in kept]
+        motifs: list[MotifPart] = []
+        kept = [k for k in range(len(self.ids)) if k not in reasons]
+        ids, crystals = [self.ids[k] for k in kept], [c for k in kept if not isinstance(c := self.crystals[k], str)]
         if self.settings.motifs is not None:
-            motifs, without = self.motif_parts(ids, [self.crystals[k] for k in kept], n_jobs, progress)
+            motifs, without = self.motif_parts(ids, crystals, self.settings.motifs, n_jobs, progress)
             skipped = join_skipped(skipped, _skipped(ids, without, "motifs"))
         arrays, starts = _packed(atoms, motifs)
-        if self.settings.periods: _add_periods(arrays, starts, [self.crystals[k] for k in kept])
+        if self.settings.periods: _add_periods(arrays, starts, crystals)
         return GraphSet(arrays, starts, ids, skipped, self.settings.as_dict())
 
-    def motif_parts(self, ids: list, crystals: list, n_jobs: int | None, progress: bool) -> tuple[list[MotifPart], dict[int, str]]:
+    def motif_parts(self, ids: list, crystals: list[PlainCrystal], settings: MotifGraph, n_jobs: int | None, progress: bool) -> tuple[list[MotifPart], dict[int, str]]:
         "Motif graphs of the crystals that are atom graphs"
-        if self.table is not None: return _parts_of_table(ids, crystals, self.settings.motifs, self.table)
-        return _parts_extracted(crystals, self.settings.motifs, self.min_distance, n_jobs, progress)
+        if self.table is not None: return _parts_of_table(ids, crystals, settings, self.table)
+        return _parts_extracted(crystals, settings, self.min_distance, n_jobs, progress)
 
 # %% ../../nbs/graphs/34_build.ipynb #1d81082f
 VERSION = 2 # of what this and the pages before it compute; another number, another key

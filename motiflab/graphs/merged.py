@@ -185,7 +185,8 @@ def _given(graphs: GraphSet) -> tuple:
 def _written(graphs: GraphSet, found: tuple) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     "Arrays and starts of the merged set"
     rows, counts, ends, sizes, filled = found
-    arrays, starts = {}, dict(graphs.starts)
+    arrays: dict[str, Tensor] = {}
+    starts = dict(graphs.starts)
     for k, family in enumerate(_ORDER):
         if family not in graphs.starts: continue
         kept = torch.from_numpy(rows[k][:filled[k]])

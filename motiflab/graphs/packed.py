@@ -136,7 +136,7 @@ def rows_by_id(table: pd.DataFrame, ids: Sequence) -> np.ndarray: # (n_crystals,
     wrong = [c for c in held if not pd.api.types.is_numeric_dtype(held[c])]
     if wrong or not len(held.columns): raise UserError(f"The descriptor column {str(wrong[0])!r} is not of numbers." if wrong else "The table of descriptors has no column.")
     rows = held.loc[wanted].to_numpy(float)
-    if (abs(rows) > 1e30).any(): raise UserError(f"The descriptor column {str(held.columns[(abs(rows) > 1e30).any(0).argmax()])!r} holds an infinite number, or one too large for single precision: leave the cell empty.")
+    if (abs(rows) > 1e30).any(): raise UserError(f"The descriptor column {str(held.columns[int((abs(rows) > 1e30).any(0).argmax())])!r} holds an infinite number, or one too large for single precision: leave the cell empty.")
     return rows
 
 class GraphSet:
@@ -208,7 +208,7 @@ class GraphSet:
         return batch
 
     def subset(self,
-        chosen: Sequence[int], # numbers of the crystals
+        chosen: Sequence[int] | np.ndarray, # numbers of the crystals
     ) -> GraphSet: # only those, in memory
         "Some of the crystals as a set of their own; `skipped` and the settings go along"
         fields, sizes = self._cut(torch.as_tensor(chosen, dtype=torch.long, device=self.device))

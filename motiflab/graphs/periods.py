@@ -221,7 +221,7 @@ def _period(crystal: PlainCrystal) -> dict[str, np.ndarray]:
 def _shorter(divisor: float, copies: np.ndarray) -> float:
     "The period along a chain: the nearest copy, where one was found and goes evenly into the walks"
     if not len(copies): return divisor
-    length = np.linalg.norm(copies[0])
+    length = float(np.linalg.norm(copies[0]))
     return length if abs(divisor / length - np.rint(divisor / length)) < 0.01 else divisor
 
 def period_fields(

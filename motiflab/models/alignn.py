@@ -87,7 +87,7 @@ class ALIGNNLayer(nn.Module):
 class GatedLayer(EdgeGatedConv):
     "A convolution on the atom graph alone"
 
-    def forward(self,
+    def forward(self, # type: ignore[override] # it takes what blocks of a model take
         vectors: Vectors, # of atoms and edges
         part: GraphPart, # atoms and edges
     ) -> Vectors: # after the layer
@@ -111,7 +111,7 @@ class NormedDense(nn.Module):
         count: Tensor | None = None, # (n,) how many times each row stands, None: once
     ) -> Tensor: # (n, sizes[-1])
         "All layers, one after the other"
-        for layer, norm in zip(self.layers, self.norms): x = norm_silu(layer(x), norm, count)
+        for layer, norm in zip(self.layers, self.norms): x = norm_silu(layer(x), norm, count) # type: ignore[arg-type] # a list of modules does not say of which kind
         return x
 
 # %% ../../nbs/models/46_alignn.ipynb #6b40b553
@@ -129,6 +129,7 @@ class ALIGNNOptions(Options):
 
 class ALIGNN(CrystalModel):
     "Atomistic line graph neural network, npj Comput. Mater. 7, 185 (2021)"
+    _options: ALIGNNOptions
     name, Options, default_atoms = "alignn", ALIGNNOptions, dict(neighbors=12, cutoff=8.0, triplets=12)
 
     def __init__(self,

@@ -17,20 +17,20 @@ from .cgcnn import CGCNN
 from .dense import MLP
 from .layers import mean_at
 from .megnet import MEGNet
-from .mnet import MNet
+from .mnet import MNet, MNetOptions
 from .schnet import SchNet
 
 # %% auto #0
 __all__ = ['ATOM_TOWERS', 'AMDNetOptions', 'CrossMessages', 'AMDNet']
 
 # %% ../../nbs/models/44_amdnet.ipynb #70e2adc1
-ATOM_TOWERS = dict(megnet=MEGNet, cgcnn=CGCNN, schnet=SchNet) # name -> encoder
+ATOM_TOWERS: dict[str, type[CrystalModel]] = dict(megnet=MEGNet, cgcnn=CGCNN, schnet=SchNet) # name -> encoder
 
 @dataclass(frozen=True)
 class AMDNetOptions(Options):
     "Options of AMDNet; those of a tower that are None here are the tower's own defaults"
-    n_gaussians: int | None = None # of the atom tower's expansion
-    cutoff: float | None = None # last centre of the atom tower's expansion, angstrom
+    n_gaussians: int | None = None # type: ignore[assignment] # of the atom tower's expansion
+    cutoff: float | None = None # type: ignore[assignment] # last centre of the atom tower's expansion, angstrom
     atom: str = "megnet" # which encoder reads the atoms: `megnet`, `cgcnn`, `schnet`
     motif_nodes: tuple[str, ...] = ("composition", "statistics", "order_parameters") # which numbers of a motif enter; also `site`
     motif_edges: tuple[str, ...] = ("distance", "kind", "n_shared", "angles") # which of a connection
@@ -51,8 +51,7 @@ class CrossMessages(nn.Module):
         self.to_motifs = nn.Sequential(nn.Linear(motif_width + 2 * atom_width, motif_width), nn.Softplus(), nn.Linear(motif_width, motif_width))
         self.to_atoms = nn.Sequential(nn.Linear(atom_width + 2 * motif_width, atom_width), nn.Softplus(), nn.Linear(atom_width, atom_width))
         for last in (self.to_motifs[-1], self.to_atoms[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for values in last.parameters(): nn.init.zeros_(values)
 
     def forward(self,
         atoms: Tensor, # (n_atoms, atom_width)
@@ -64,13 +63,14 @@ class CrossMessages(nn.Module):
         centre, around = atoms.index_select(0, batch.motif_atom), mean_at(atoms.index_select(0, ligand), motif, len(motifs), times)
         many = optional(batch, "motif_count")
         as_centre = mean_at(motifs, batch.motif_atom, len(atoms), many)
-        as_ligand = mean_at(motifs.index_select(0, motif), ligand, len(atoms), None if many is None else times * many.index_select(0, motif))
+        as_ligand = mean_at(motifs.index_select(0, motif), ligand, len(atoms), None if many is None or times is None else times * many.index_select(0, motif))
         return (atoms + self.to_atoms(torch.cat([atoms, as_centre, as_ligand], 1)),
                 motifs + self.to_motifs(torch.cat([motifs, centre, around], 1)))
 
 # %% ../../nbs/models/44_amdnet.ipynb #2be61e5c
 class AMDNet(CrystalModel):
     "Atom-motif dual graph network, Sci. Adv. 7, eabf1754 (2021)"
+    _options: AMDNetOptions
     name, Options, takes_motifs, bare = "amdnet", AMDNetOptions, True, dict(dense=())
 
     def __init__(self,
@@ -94,7 +94,7 @@ class AMDNet(CrystalModel):
 
     def _motif_tower(self, o: AMDNetOptions) -> MNet:
         given = dict(width=o.width, n_blocks=o.n_blocks, readout=o.readout, motif_nodes=o.motif_nodes, motif_edges=o.motif_edges)
-        return MNet(make_options(MNet.Options, given | o.motif_options, "the motif tower"), n_outputs=0)
+        return MNet(make_options(MNetOptions, given | o.motif_options, "the motif tower"), n_outputs=0)
 
     def _both(self, batch: Any) -> tuple[tuple[Vectors, GraphPart], tuple[Vectors, GraphPart]]:
         "Both towers block by block, with messages between them"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +69,8 @@ def motif_part(
 class Vectors(NamedTuple):
     "What the nodes, the edges and the whole of each crystal know after a block"
     nodes: Tensor # (n_nodes, width)
-    edges: Tensor | None = None # (n_edges, width), None in models whose edges do not change
-    state: Tensor | None = None # (n_crystals, width), None in models without
+    edges: Any = None # (n_edges, width), None in models whose edges do not change
+    state: Any = None # (n_crystals, width), None in models without
     fixed: Any = None # what blocks read and do not change, such as the Gaussians of the edges
 
 # %% ../../nbs/models/40_base.ipynb #737d25bc
@@ -78,6 +78,7 @@ N_ELEMENTS = 119 # rows of a table by atomic number, the first for "no element"
 
 class AtomVectors(nn.Module):
     "A vector for each atom, from its atomic number"
+    categories: Tensor # (N_ELEMENTS, n_categories) of an element, where the vector comes from them
 
     def __init__(self,
         atoms: str, # `embedding` or `categories`
@@ -113,16 +114,18 @@ class Options:
     gaussian_width: float | None = None # sigma of exp(-(d - mu)^2 / sigma^2), angstrom; None: the spacing
     dropout: float = 0.0 # share of the crystal vector's components set to zero in training
 
+_Some = TypeVar("_Some", bound=Options)
+
 def _plain(value: Any) -> Any:
     "Lists where JSON knows no tuples"
     if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 def make_options(
-    kind: type[Options], # of which model
+    kind: type[_Some], # of which model
     given: dict[str, Any], # name -> value
     name: str, # of the model, for the message
-) -> Options: # complete
+) -> _Some: # complete
     "Given options and defaults for the others; `UserError` that names the near miss for an unknown one"
     known = [f.name for f in fields(kind)]
     for option in given:
@@ -130,9 +133,12 @@ def make_options(
         close = near_miss(option, known, 1)
         hint = f"did you mean {close[0]!r}? Its options are" if close else "its options are"
         raise UserError(f"{name} has no option {option!r}: {hint} {', '.join(known)}.")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    complete: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return kind(**complete)
 
 # %% ../../nbs/models/40_base.ipynb #9f088bff
+_Options = Options # models have a member of this name
+
 class CrystalModel(nn.Module):
     "A network over crystals; subclasses say how it starts, what a block does and how it ends"
     name: ClassVar[str] # as `build_model` knows it
@@ -143,10 +149,13 @@ class CrystalModel(nn.Module):
     default_atoms: dict[str, Any] = {} # options of `AtomGraph` in the paper of this model
     bare: ClassVar[dict[str, Any]] = {} # options that leave out the dense layers behind the readout
     width: int # of what `encode` gives
+    node_width: int # of a node's vector
     blocks: nn.ModuleList
+    head: nn.Module # from what `encode` gives to the prediction
+    _options: _Options
 
     def __init__(self,
-        options: Options, # complete
+        options: _Options, # complete
         n_outputs: int = 1, # columns of the prediction; 0: an encoder without a head
     ):
         super().__init__()
@@ -159,21 +168,21 @@ class CrystalModel(nn.Module):
 
     def part(self,
         batch: Any, # crystals joined to a batch
-    ) -> GraphPart: # which of its graphs this model reads
+    ) -> Any: # a `GraphPart`, or a tuple like it: which of its graphs this model reads
         "The graph that the blocks work on"
         return atom_part(batch)
 
-    def start(self, batch: Any, part: GraphPart) -> Vectors:
+    def start(self, batch: Any, part: Any) -> Vectors:
         "Vectors before the first block"
         raise NotImplementedError
 
-    def end(self, vectors: Vectors, part: GraphPart) -> Tensor:
+    def end(self, vectors: Vectors, part: Any) -> Tensor:
         "(n_crystals, self.width): one vector a crystal"
         raise NotImplementedError
 
     def run(self,
         batch: Any, # crystals joined to a batch
-    ) -> tuple[Vectors, GraphPart]: # after the last block
+    ) -> tuple[Vectors, Any]: # after the last block, and what `part` gave
         "Start and all blocks"
         part = self.part(batch)
         vectors = self.start(batch, part)

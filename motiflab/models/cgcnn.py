@@ -17,7 +17,7 @@ from .base import AtomVectors, CrystalModel, GraphPart, Options, Vectors
 from .dense import SplitLinear
 from .gated import Counts, Ends, Norm, gated_sum, moments
 from .layers import GaussianExpansion, mean_at, sum_at, weighted
-from .readouts import READOUTS, make_readout
+from .readouts import READOUTS, Readout, make_readout
 
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'LINEAR', 'CountedBatchNorm', 'GatedConv', 'SimpleConv', 'SoftmaxReadout', 'CGCNNOptions', 'CGCNN']
@@ -25,6 +25,10 @@ __all__ = ['CONVOLUTIONS', 'LINEAR', 'CountedBatchNorm', 'GatedConv', 'SimpleCon
 # %% ../../nbs/models/41_cgcnn.ipynb #9d3a08a7
 class CountedBatchNorm(nn.BatchNorm1d):
     "Batch norm in which a row may stand for several equal rows"
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self,
         x: Tensor, # (n, width)
@@ -108,7 +112,7 @@ class SimpleConv(nn.Module):
 CONVOLUTIONS = dict(gated=GatedConv, simple=SimpleConv) # name -> layer
 
 # %% ../../nbs/models/41_cgcnn.ipynb #a268c763
-class SoftmaxReadout(nn.Module):
+class SoftmaxReadout(Readout):
     "Equations S11 to S13: the softmax of every layer's vectors, averaged over the atoms and summed over the layers"
 
     def __init__(self,
@@ -140,6 +144,8 @@ LINEAR = dict(linear="mean", linear_sum="sum") # readout of the atoms' own hidde
 
 class CGCNN(CrystalModel):
     "Crystal graph convolutional network, Phys. Rev. Lett. 120, 145301 (2018)"
+    _options: CGCNNOptions
+    readout: Readout
     name, Options, default_atoms, bare = "cgcnn", CGCNNOptions, dict(neighbors=12, cutoff=8.0), dict(hidden_layers=0)
 
     def __init__(self,

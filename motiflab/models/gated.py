@@ -47,7 +47,7 @@ def _exp(x):
     k = np.floor(t + _HALF)
     f, c = t - k, _EXP2
     p = ((((((c[0] * f + c[1]) * f + c[2]) * f + c[3]) * f + c[4]) * f + c[5]) * f + c[6])
-    return p * _as_float((np.int32(k) + np.int32(127)) << np.int32(23))
+    return p * _as_float((np.int32(k) + np.int32(127)) << np.int32(23)) # type: ignore[call-arg] # numba itself gives an intrinsic its first argument
 
 @compiled
 def _log1p(t):

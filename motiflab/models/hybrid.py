@@ -34,13 +34,15 @@ FAR = 10.0 # standard deviations beyond which a descriptor is held
 
 class DescriptorScale(nn.Module):
     "Descriptors in standard deviations of the training crystals, and marks of those that are missing"
+    mean: Tensor # (n,)
+    inverse: Tensor # (n,) 1 / standard deviation; 0 where all training values are equal or missing
 
     def __init__(self,
         n: int, # number of descriptors
     ):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n))
-        self.register_buffer("inverse", torch.ones(n)) # 1 / standard deviation; 0 where all training values are equal or missing
+        self.register_buffer("inverse", torch.ones(n))
 
     def learn(self,
         values: Tensor, # (n_train, n) NaN where missing
@@ -67,9 +69,10 @@ class DescriptorScale(nn.Module):
 class Hybrid(CrystalModel):
     "An encoder whose pooled vector and descriptors go through dense layers together"
     kind: ClassVar[type[CrystalModel]] # of the encoder
+    _options: Any # the encoder's, `n_descriptors`, `joint`, `frozen`
 
     def __init__(self,
-        options: Options, # complete; those of the encoder, `n_descriptors`, `joint`
+        options: Any, # complete; those of the encoder, `n_descriptors`, `joint`
         n_outputs: int = 1, # columns of the prediction; 0: an encoder without a head
     ):
         super().__init__(options, n_outputs)

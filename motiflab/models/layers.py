@@ -65,6 +65,7 @@ def softmax_at(
 # %% ../../nbs/models/40_layers.ipynb #80b8010d
 class GaussianExpansion(nn.Module):
     "Gaussians of a distance at evenly spaced centres"
+    centres: Tensor # (n,), angstrom
 
     def __init__(self,
         n: int, # number of Gaussians
@@ -82,7 +83,7 @@ class GaussianExpansion(nn.Module):
     ) -> Tensor: # (n_edges, n), values under 1e-30 are zero
         "The Gaussians of each distance"
         exponent = (distance.unsqueeze(-1) - self.centres).square_().mul_(-1 / self.width**2)
-        return F.threshold_(exponent.clamp_(min=-80).exp_(), 1e-30, 0.)
+        return torch.threshold_(exponent.clamp_(min=-80).exp_(), 1e-30, 0.)
 
     def extra_repr(self) -> str: return f"{self.n} from {self.start:g} to {self.end:g} angstrom, width {self.width:.3g}"
 

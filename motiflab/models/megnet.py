@@ -50,6 +50,8 @@ class MEGNetOptions(Options):
 # %% ../../nbs/models/42_megnet.ipynb #64fb6631
 class MEGNetBlock(nn.Module):
     "Update of edges, nodes and state"
+    pre_state: nn.Module | None
+    state: Any # an `Update`, None in models without a state
 
     def __init__(self,
         options: MEGNetOptions, # widths and depths
@@ -86,7 +88,7 @@ class MEGNetBlock(nn.Module):
     ) -> Vectors: # after the block
         "Edges, then nodes, then the state; what came in is added"
         v, e = self.pre_node(vectors.nodes), self.pre_edge(vectors.edges)
-        u = None if self.state is None else self.pre_state(vectors.state)
+        u = None if self.pre_state is None else self.pre_state(vectors.state)
         e = self._edges(e, v, u, part)
         v = self._nodes(e, v, u, part)
         if u is not None: u = vectors.state + self._state(e, v, u, part)
@@ -95,6 +97,7 @@ class MEGNetBlock(nn.Module):
 # %% ../../nbs/models/42_megnet.ipynb #b10155e2
 class MEGNet(CrystalModel):
     "MatErials Graph Network, Chem. Mater. 31, 3564 (2019)"
+    _options: MEGNetOptions
     name, Options, default_atoms, bare = "megnet", MEGNetOptions, dict(neighbors=None, cutoff=5.0), dict(dense=())
 
     def __init__(self,
@@ -113,7 +116,7 @@ class MEGNet(CrystalModel):
         self.dense, self.width, self.node_width = MLP(sizes), sizes[-1], w
         self.head = nn.Linear(self.width, n_outputs) if n_outputs else nn.Identity()
 
-    def _make_inputs(self, o: MEGNetOptions) -> None:
+    def _make_inputs(self, o: Any) -> None:
         self.atoms = AtomVectors(o.atoms, o.embedding)
         self.encode_nodes = MLP([o.embedding, o.width, o.block_width])
         self.encode_edges = MLP([o.n_gaussians, o.width, o.block_width])

@@ -31,6 +31,9 @@ def _columns(option: str, chosen: Iterable[str], groups: dict[str, slice], other
 # %% ../../nbs/models/43_mnet.ipynb #085dea5e
 class Standardise(nn.Module):
     "Columns to mean 0 and variance 1 over all rows met in training"
+    rows: Tensor # () how many
+    mean: Tensor # (width,)
+    squares: Tensor # (width,) sums of squared deviations
 
     def __init__(self,
         width: int, # number of columns
@@ -70,6 +73,9 @@ class MNetOptions(MEGNetOptions):
 
 class MNet(MEGNet):
     "Motif network, Sci. Adv. 7, eabf1754 (2021)"
+    _options: MNetOptions
+    node_columns: Tensor # of `motif_x` that enter
+    edge_columns: Tensor # of `motif_edge_attr` that enter
     name, Options, takes_motifs = "mnet", MNetOptions, True
 
     def part(self, batch: Any) -> GraphPart:

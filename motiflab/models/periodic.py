@@ -35,6 +35,9 @@ def _seen(batch: Any) -> Seen:
 # %% ../../nbs/models/47_periodic.ipynb #00b92bb2
 class SteadyNorm(nn.Module):
     "Subtract a running mean and divide by a running deviation, in training as well"
+    mean: Tensor # (width,)
+    var: Tensor # (width,)
+    batches: Tensor # () how many it has seen
 
     def __init__(self,
         width: int, # of a row

@@ -12,10 +12,14 @@ from ..errors import check_option
 from .layers import count_at, mean_at, softmax_at, sum_at, weighted
 
 # %% auto #0
-__all__ = ['READOUTS', 'MeanReadout', 'SumReadout', 'MaxReadout', 'AttentionReadout', 'Set2SetReadout', 'make_readout']
+__all__ = ['READOUTS', 'Readout', 'MeanReadout', 'SumReadout', 'MaxReadout', 'AttentionReadout', 'Set2SetReadout', 'make_readout']
 
 # %% ../../nbs/models/40_readouts.ipynb #50a847be
-class MeanReadout(nn.Module):
+class Readout(nn.Module):
+    "From the vectors of nodes to one of their crystal"
+    width: int # of what comes out
+
+class MeanReadout(Readout):
     "Mean of the rows: CGCNN's normalised sum"
 
     def __init__(self, width: int):
@@ -59,7 +63,7 @@ class AttentionReadout(MeanReadout):
         return sum_at(softmax_at(self.score(rows), index, size, count) * rows, index, size)
 
 # %% ../../nbs/models/40_readouts.ipynb #b67c8080
-class Set2SetReadout(nn.Module):
+class Set2SetReadout(Readout):
     "Set2Set; the names of its weights are those of PyTorch Geometric's `Set2Set`"
 
     def __init__(self,
@@ -81,11 +85,11 @@ class Set2SetReadout(nn.Module):
         return asked * (count_at(index, size) > 0).unsqueeze(-1)
 
 # %% ../../nbs/models/40_readouts.ipynb #db138b01
-READOUTS = dict(mean=MeanReadout, sum=SumReadout, max=MaxReadout, set2set=Set2SetReadout, attention=AttentionReadout) # name -> layer
+READOUTS: dict[str, type[Readout]] = dict(mean=MeanReadout, sum=SumReadout, max=MaxReadout, set2set=Set2SetReadout, attention=AttentionReadout) # name -> layer
 
 def make_readout(
     name: str, # `mean`, `sum`, `max`, `set2set`, `attention`
     width: int, # of a row
-) -> nn.Module: # with `width`, that of its answer
+) -> Readout: # its `width` is that of its answer
     "A readout by its name; `UserError` with the near miss for an unknown one"
     return READOUTS[check_option("readout", name, READOUTS)](width)

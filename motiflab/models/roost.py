@@ -26,7 +26,7 @@ class Formula(NamedTuple):
     "Elements of the crystals of a batch, and all ordered pairs within a crystal"
     z: Tensor # (n_elements,) atomic number
     crystal: Tensor # (n_elements,) crystal of each; sorted
-    count: Tensor # (n_elements,) atoms of it
+    count: Tensor # type: ignore[assignment] # (n_elements,) atoms of it; hides the method of tuples
     share: Tensor # (n_elements,) its part of the crystal's atoms
     source: Tensor # (n_pairs,) element that sends
     target: Tensor # (n_pairs,) element that receives; sorted
@@ -92,7 +92,7 @@ class FormulaBlock(WeightedAttention):
     ):
         super().__init__([width, width], width, hidden, heads)
 
-    def forward(self,
+    def forward(self, # type: ignore[override] # it takes what blocks of a model take
         vectors: Vectors, # of the elements
         part: Formula, # elements and pairs
     ) -> Vectors: # after the block
@@ -133,6 +133,8 @@ class RoostOptions(Options):
 
 class Roost(CrystalModel):
     "Representation learning from stoichiometry, Nat. Commun. 11, 6280 (2020)"
+    _options: RoostOptions
+    readout: Any # `WeightedAttention` or a readout
     name, Options, default_atoms, bare = "roost", RoostOptions, dict(neighbors=1, cutoff=8.0), dict(dense=())
 
     def __init__(self,

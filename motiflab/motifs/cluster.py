@@ -31,7 +31,8 @@ def compute_chunk(
 ) -> ChunkRows:
     "The rows of a chunk, on a worker; `UserError` where motiflab has another version"
     if version != __version__: raise UserError(f"The Dask workers have motiflab {__version__}, this is {version}: install the same version on both sides.")
-    return chunk_rows(*pickle.loads(chunk), kill=True)
+    crystals, settings, time_limit = pickle.loads(chunk)
+    return chunk_rows(crystals, settings, time_limit, kill=True)
 
 # %% ../../nbs/motifs/17_cluster.ipynb #66e5e1d2
 ANSWER = 10 # seconds in which a scheduler has to answer
@@ -92,7 +93,8 @@ class Cluster(Crew):
     def _tell(self) -> None:
         from tqdm.auto import tqdm
 
-        self._told, where = True, self.client.scheduler.address
+        scheduler: Any = self.client.scheduler
+        self._told, where = True, scheduler.address
         tqdm.write(f"motiflab: the Dask scheduler at {where} has no workers; waiting for them: dask worker {where} --nthreads 1", file=sys.stderr)
 
     def submit(self, crystals: list) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import TYPE_CHECKING, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _formula(numbers: np.ndarray) -> tuple[tuple[str, int], ...]:
     divisor = gcd(*counts[present].tolist())
     return tuple(sorted((str(_symbols()[z]), int(counts[z]) // divisor) for z in present))
 
-def _by_number(values: dict[str, float], numbers: np.ndarray) -> np.ndarray:
+def _by_number(values: Mapping[str, float], numbers: np.ndarray) -> np.ndarray:
     "A value for each site from one for each element"
     table = np.zeros(119)
     for z in set(numbers.tolist()): table[z] = values[str(_symbols()[z])]
@@ -97,7 +97,7 @@ def oxidation_states(
     if states is not None: return _by_number({s: q for (s, _), q in zip(formula, states)}, crystal.numbers)
     from pymatgen.core import Structure
 
-    found = guess_oxidation_states(Structure(crystal.matrix, crystal.numbers, crystal.frac), method="bond_valence")
+    found = guess_oxidation_states(Structure(crystal.matrix, crystal.numbers.tolist(), crystal.frac), method="bond_valence")
     return None if found is None else np.array(found)
 
 def _signs(crystal: PlainCrystal, oxidation: np.ndarray | None) -> np.ndarray:
@@ -169,7 +169,8 @@ def environments(
     else: used, kept = near, crystalnn_faces(first, face, weight, len(near.atom))
     if signs is not None: kept &= np.repeat(signs[sites], np.diff(used.starts)) * signs[used.atom] < 0
     starts, atom, image, vector = _select(used, kept)
-    return Environments(starts, atom, image, *_shapes(starts, vector, polyhedra()), order_parameters(first, near.vector[face], weight))
+    shape, csm = _shapes(starts, vector, polyhedra())
+    return Environments(starts, atom, image, shape, csm, order_parameters(first, near.vector[face], weight))
 
 # %% ../../nbs/motifs/14_crystal.ipynb #f0ac9b07
 @compiled
@@ -231,6 +232,7 @@ def crystal_motifs(
         alone = _no_symmetry(len(signs))._replace(multiplicity=equivalent.multiplicity)
         found, spread = _environments_of_all(crystal, sites, considered, settings.ligands, alone)
     row, cn, atom, image = spread
-    joined = vars(find_connections(crystal.matrix, crystal.frac, np.repeat(sites, cn), atom, image)).values()
-    return CrystalMotifs(*joined, sites, crystal.numbers[sites], np.full(len(sites), np.nan) if oxidation is None else oxidation[sites], _names(found.shape[row], cn),
-                         found.csm[row], equivalent.multiplicity[sites], found.order_parameters[row], cn, atom, image)
+    joined = vars(find_connections(crystal.matrix, crystal.frac, np.repeat(sites, cn), atom, image))
+    return CrystalMotifs(**joined, site=sites, number=crystal.numbers[sites], oxidation=np.full(len(sites), np.nan) if oxidation is None else oxidation[sites],
+                         symbol=_names(found.shape[row], cn), csm=found.csm[row], multiplicity=equivalent.multiplicity[sites], order_parameters=found.order_parameters[row],
+                         cn=cn, ligand_site=atom, ligand_image=image)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterable, Iterator, Mapping, NamedTuple, Sequence, Sized
 
 import pandas as pd
 
@@ -64,7 +64,7 @@ def crystals_given(
     if isinstance(crystals, Structure): crystals = [crystals]
     if isinstance(crystals, Mapping): crystals = crystals.items()
     if not isinstance(crystals, Iterable): raise UserError(f"Motifs are extracted from a CrystalSet or pymatgen structures, not from type {type(crystals).__name__}.")
-    return Given(_pairs(crystals), len(crystals) if hasattr(crystals, "__len__") else None, pd.DataFrame(columns=list(SKIPPED_FIELDS)), 0.5)
+    return Given(_pairs(crystals), len(crystals) if isinstance(crystals, Sized) else None, pd.DataFrame(columns=list(SKIPPED_FIELDS)), 0.5)
 
 # %% ../../nbs/motifs/17_extract.ipynb #cd3be48e
 CHUNK = 32 # crystals
@@ -106,7 +106,7 @@ def check_work(
     if dask is not None and n_jobs is not None: raise UserError("A Dask cluster has its own number of workers: leave out n_jobs, or dask.")
     return None if time_limit is None or time_limit > LONGEST else time_limit
 
-def _with_crew(chunks: Iterable[tuple], crew: Callable[[], Crew]) -> Iterator[tuple]:
+def _with_crew(chunks: Iterable[tuple], crew: Callable[[], Crew]) -> Generator[tuple[Any, ChunkRows], None, None]:
     "Rows of the chunks; the crew is hired for the first one, if there is any"
     chunks = iter(chunks)
     first = next(chunks, None)
@@ -119,7 +119,7 @@ def run_chunks(
     n_jobs: int | None = None, # processes; None takes all processors, 1 starts none
     time_limit: float | None = 300, # seconds a crystal may take; None is no limit
     dask: str | Client | None = None, # scheduler of a Dask cluster, in place of processes
-) -> Iterator[tuple[Any, ChunkRows]]: # in the order in which they are done
+) -> Generator[tuple[Any, ChunkRows], None, None]: # in the order in which they are done
     "The rows of many chunks; `UserError` for an impossible option"
     time_limit = check_work(n_jobs, time_limit, dask)
     if dask is not None:
@@ -174,7 +174,8 @@ def extract_motifs(
     "Motifs of all crystals with ChemEnv's environments (Waroquiers et al. 2017) and the connections of Banjade et al. 2021; `UserError` for an unknown option"
     given = crystals_given(crystals)
     settings = motif_settings(centers, ligands, given.min_distance if min_distance is None else min_distance)
-    ids, found = [], {}
+    ids: list[Any] = []
+    found: dict[int, ChunkRows] = {}
     def chunks() -> Iterator[tuple]:
         for number, chunk in enumerate(in_chunks(given.pairs, chunk_size(given.total, n_jobs or available_cpus()))):
             ids.extend(name for name, _ in chunk)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from typing import Any
+
 import numpy as np
 
 from ..compiled import compiled
@@ -88,7 +90,7 @@ RECORD = np.dtype([
     ("reach", "f8"), # azimuths whose cosine is smaller do not count
     ("low", "f8"), ("high", "f8"), ("outer_width", "f8")]) # cuboctahedron: edges of the equator (radians), width for its triangles
 
-_KINDS = { # pymatgen's type -> way to compute it, fields that it has no name for
+_KINDS: dict[str, tuple[int, dict[str, Any]]] = { # pymatgen's type -> way to compute it, fields that it has no name for
     "sgl_bd": (ONE, {}), "bent": (BENT, {}), "bcc": (CUBE, {}), "cuboct_max": (CUBOCTAHEDRON, dict(centre=0.5)),
     "q2": (STEINHARDT, dict(order=2)), "q4": (STEINHARDT, dict(order=4)), "q6": (STEINHARDT, dict(order=6)),
     "hex_plan_max": (RING, dict(centre=0.5)), "see_saw_rect": (RING, dict(reach=math.cos(0.75 * math.pi))),
@@ -101,7 +103,8 @@ def _pymatgen_parameters(name: str, cn: int) -> tuple[str, dict[str, float]]:
     "pymatgen's type of the order parameter `name`, and its angles and widths"
     from pymatgen.analysis.local_env import CN_OPT_PARAMS, LocalStructOrderParams
 
-    kind, *given = CN_OPT_PARAMS.get(cn, {}).get(name, [name])
+    entry: Any = CN_OPT_PARAMS.get(cn, {}).get(name, [name])
+    kind, *given = entry
     parameters = given[0] if given else LocalStructOrderParams([kind]).get_parameters(0)
     return str(kind), {str(key): float(value) for key, value in (parameters or {}).items()}
 
@@ -110,12 +113,12 @@ def _record(name: str, cn: int) -> tuple:
     kind, p = _pymatgen_parameters("sgl_bd" if name == "wt" else name, cn)
     if p.get("exp_cos_AA", 2) != 2: raise ValueError(f"{kind} has the cosine of the azimuth to a power other than 2, which is not known here.")
     way, fields = _KINDS[kind]
-    row = dict(cn=cn, kind=way, order=round(2 * p.get("fac_AA", 1)), centre=0.0, target=p.get("TA", 0.0), beyond=0.0, switch=math.inf,
+    row: dict[str, Any] = dict(cn=cn, kind=way, order=round(2 * p.get("fac_AA", 1)), centre=0.0, target=p.get("TA", 0.0), beyond=0.0, switch=math.inf,
                width=p.get("IGW_TA", p.get("5", 0.0)), south=p.get("min_SPP", math.inf), south_width=p.get("IGW_SPP", 0.0),
                south_weight=p.get("w_SPP", 1.0), reach=-2.0, low=p.get("4", 0.0), high=p.get("2", 0.0), outer_width=p.get("6", 0.0))
     if "IGW_EP" in p: row |= dict(centre=0.5, target=0.0, width=p["IGW_EP"]) # a ring around the equator
     if "beyond" in fields: row["switch"] = p["TA"] * math.pi # 72 degrees to the next corner of a pentagon, 144 to the one after
-    return tuple((row | fields)[field] for field in RECORD.names)
+    return tuple((row | fields)[field] for field in RECORD.names or ())
 
 # %% ../../nbs/motifs/12_order_parameters.ipynb #73f30d01
 @lru_cache(maxsize=1)

@@ -52,7 +52,7 @@ def _matches(distance: np.ndarray, radius: np.ndarray, chosen: tuple, tolerance:
     "Vertices that may take the next place in a permutation that keeps distances"
     i = len(chosen)
     near = (np.abs(radius - radius[i]) < tolerance) & (np.abs(distance[:, list(chosen)] - distance[i, :i]) < tolerance).all(axis=1)
-    return [j for j in np.flatnonzero(near) if j not in chosen]
+    return [int(j) for j in np.flatnonzero(near) if j not in chosen]
 
 def symmetry_permutations(
     vertices: np.ndarray, # (n, 3) as seen from the centre
@@ -60,8 +60,8 @@ def symmetry_permutations(
 ) -> list[tuple[int, ...]]: # each moves vertex i to the place of vertex g[i]
     "All ways to lay a polyhedron upon itself, reflections included"
     distance, radius = np.linalg.norm(vertices[:, None] - vertices, axis=-1), np.linalg.norm(vertices, axis=1)
-    found = [()]
-    for _ in vertices: found = [(*g, int(j)) for g in found for j in _matches(distance, radius, g, tolerance)]
+    found: list[tuple[int, ...]] = [()]
+    for _ in vertices: found = [(*g, j) for g in found for j in _matches(distance, radius, g, tolerance)]
     return found
 
 def is_rotation(
@@ -77,7 +77,8 @@ def distinct_triples(
     n: int, # number of vertices
 ) -> list[tuple[int, ...]]: # of three vertices, or of all where there are fewer
     "One ordered triple of vertices for each set of triples that rotations turn into each other"
-    seen, kept = set(), []
+    seen: set[tuple[int, ...]] = set()
+    kept = []
     for triple in permutations(range(n), min(n, 3)):
         if triple in seen: continue
         kept.append(triple)

@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, TimeoutError as FutureTimeout, wait
 from functools import lru_cache
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence, cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ def crystal_outcome(
     if isinstance(crystal, str): return crystal
     try:
         with limited(time_limit, kill): return crystal_motifs(crystal, settings)
-    except OutOfTime: return too_long(time_limit)
+    except OutOfTime: return too_long(cast(float, time_limit)) # without a limit nothing is out of time
     except MotifError as error: return str(error)
     except MemoryError: return "It needs more memory than there is."
     except Exception as error: return f"Extraction failed with {type(error).__name__}: {error}"
@@ -134,9 +134,9 @@ class _Work:
         "Wait for some jobs to be done; the chunks that are complete with them"
         for name, rows in self.crew.done(self.running):
             job = self.running.pop(name)
-            if isinstance(rows, str): rows = self.lost(job, rows)
-            if rows is not None and job.place is not None: rows = self.join(job, rows)
-            if rows is not None: yield job.key, rows
+            found = self.lost(job, rows) if isinstance(rows, str) else rows
+            if found is not None and job.place is not None: found = self.join(job.key, job.place, found)
+            if found is not None: yield job.key, found
 
     def lost(self, job: _Job, reason: str) -> ChunkRows | None:
         "Rows of a job that was lost, where it has had its last chance"
@@ -145,12 +145,13 @@ class _Work:
             for k, crystal in enumerate(job.crystals): self.begin(_Job(job.key, [crystal], k))
         elif job.beside: self.suspects.append(job._replace(beside=False))
         else: return pack_rows([reason])
+        return None
 
-    def join(self, job: _Job, rows: ChunkRows) -> ChunkRows | None:
+    def join(self, key: Any, place: int, rows: ChunkRows) -> ChunkRows | None:
         "Rows of a chunk, when the last of its single crystals is done"
-        parts = self.singles[job.key]
-        parts[job.place] = rows
-        if all(part is not None for part in parts): return join_rows(self.singles.pop(job.key))
+        parts = self.singles[key]
+        parts[place] = rows
+        return join_rows(self.singles.pop(key)) if all(part is not None for part in parts) else None
 
     def settle(self, most: int) -> Iterator[tuple]:
         "Wait until at most so many jobs are under way and nobody is suspect"
@@ -206,7 +207,7 @@ class Processes(Crew):
         from pebble import ProcessExpired
 
         try: return future.result()
-        except FutureTimeout: return pack_rows([too_long(self.time_limit)]) # only single crystals are watched so
+        except FutureTimeout: return pack_rows([too_long(cast(float, self.time_limit))]) # only single crystals are watched so
         except ProcessExpired as error: return f"Its worker process died (exit code {error.exitcode}); out of memory is the usual cause."
 
     def close(self, at_once: bool) -> None:

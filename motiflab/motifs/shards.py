@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Sequence, cast
 
 import numpy as np
 import pandas as pd
@@ -180,6 +180,8 @@ def _write_table(path: Path, table: pa.Table) -> str: # hash of the file
 
 class Book:
     "The finished shards of a folder and their manifest"
+    _merged: bool | None
+
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest, self._next_write, self._merged = folder, manifest, 0.0, None
 
@@ -268,7 +270,7 @@ def _write_shards(given: Given, book: Book, settings: MotifSettings, n_jobs: int
 def _read_shard(book: Book, table: str, number: int, merged: pq.ParquetFile | None) -> pa.Table:
     "One shard of a table, from its own file or from the tables of an earlier run"
     path = _shard_path(book.folder, table, number)
-    try: return pq.read_table(path, partitioning=None) if book.manifest.shards[number].files else merged.read_row_group(number)
+    try: return pq.read_table(path, partitioning=None) if book.manifest.shards[number].files else cast(pq.ParquetFile, merged).read_row_group(number)
     except (OSError, pa.ArrowException) as error: raise UserError(f"{path} was damaged while the run was under way: resume it (--resume).") from error
 
 def _kinds(rows: pa.Table) -> dict[str, int]: # kind -> number of motifs
@@ -276,7 +278,7 @@ def _kinds(rows: pa.Table) -> dict[str, int]: # kind -> number of motifs
     return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist()))
 
 def kind_totals(
-    kinds: Mapping[str, int], # motif kind -> number of motifs
+    kinds: Mapping[Any, int], # motif kind -> number of motifs
 ) -> dict[str, int]:
     "How many kinds there are, how many motifs have no ligand, and how many a coordination number without a ChemEnv geometry"
     alone, unknown = (sum(int(n) for kind, n in kinds.items() if test(kind.split("|")[1])) for test in ("UNKNOWN:0".__eq__, lambda s: s.startswith("UNKNOWN:")))
@@ -303,7 +305,8 @@ def _skipped(book: Book, given: Given) -> pd.DataFrame:
 
 def _merge(book: Book, given: Given) -> None:
     "Turn the shards into the tables, and remove them"
-    folder, manifest, kinds = book.folder, book.manifest, Counter()
+    folder, manifest = book.folder, book.manifest
+    kinds: Counter[str] = Counter()
     skipped, shards = _skipped(book, given), list(manifest.shards.values())
     with ExitStack() as stack: # all of them, or none
         skipped.to_csv(stack.enter_context(whole_or_not_at_all(folder / "skipped.csv")), index=False)

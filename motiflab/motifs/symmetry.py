@@ -26,7 +26,7 @@ def _dataset(matrix: np.ndarray, frac: np.ndarray, numbers: np.ndarray):
     import spglib
 
     os.environ.setdefault("SPGLIB_WARNING", "OFF") # it prints every attempt that fails, though the next one succeeds
-    try: return spglib.get_symmetry_dataset((matrix, frac, numbers), symprec=MULTIPLICITY_TOLERANCE)
+    try: return spglib.get_symmetry_dataset((matrix, frac, numbers), symprec=MULTIPLICITY_TOLERANCE) # type: ignore[arg-type] # arrays are as good as sequences
     except spglib.SpglibError: return None
 
 # %% ../../nbs/motifs/12_symmetry.ipynb #4300024c

@@ -99,9 +99,9 @@ def _from_arrow(table: pa.Table, fields: dict) -> pd.DataFrame:
 @dataclass(eq=False)
 class MotifTable:
     "The motifs of a set of crystals, the connections between them, and the crystals that were skipped"
-    motifs: pd.DataFrame = field(default_factory=list) # one row a motif, columns `MOTIF_FIELDS`
-    connections: pd.DataFrame = field(default_factory=list) # one row a connected pair, columns `CONNECTION_FIELDS`
-    skipped: pd.DataFrame = field(default_factory=list) # one row a crystal that could not be used: id, stage, reason
+    motifs: pd.DataFrame = field(default_factory=lambda: _typed_frame((), MOTIF_FIELDS)) # one row a motif, columns `MOTIF_FIELDS`
+    connections: pd.DataFrame = field(default_factory=lambda: _typed_frame((), CONNECTION_FIELDS)) # one row a connected pair, columns `CONNECTION_FIELDS`
+    skipped: pd.DataFrame = field(default_factory=lambda: _to_frame((), SKIPPED_FIELDS)) # one row a crystal that could not be used: id, stage, reason
 
     def __post_init__(self):
         self.motifs = _typed_frame(self.motifs, MOTIF_FIELDS)
@@ -115,7 +115,7 @@ class MotifTable:
         skipped: pd.DataFrame | Sequence[dict] = (), # id, stage, reason
     ) -> MotifTable:
         "A motif table from Arrow tables; `UserError` where a column is missing"
-        return cls(_from_arrow(motifs, MOTIF_FIELDS), _from_arrow(connections, CONNECTION_FIELDS), skipped)
+        return cls(_from_arrow(motifs, MOTIF_FIELDS), _from_arrow(connections, CONNECTION_FIELDS), _to_frame(skipped, SKIPPED_FIELDS))
 
     def __len__(self) -> int: return len(self.motifs)
 
