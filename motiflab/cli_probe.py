@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .cli_models import BatchSize, Epochs, LearningRate, RecipeName
-from .console import Disorder, Jobs, Limit, MinDistance, Seed, app, counted, plain_warnings, show, show_skipped, writable_file
+from .console import Disorder, Jobs, Limit, MinDistance, Seed, app, counted, examples, plain_warnings, show, show_skipped, writable_file
 from .errors import UserError, check_option
 
 if TYPE_CHECKING: from motiflab.probes import ProbeResult
@@ -21,14 +21,14 @@ __all__ = ['ProbeModel', 'ProbeData', 'ProbeOut', 'ProbeTargets', 'VectorFile', 
            'probe']
 
 # %% ../nbs/68_cli_probe.ipynb #f01346cd
-ProbeModel = Annotated[Optional[str], typer.Option("--model", "-m", metavar="NAME", help="An architecture, which is trained (cgcnn, megnet, alignn, roost, ...), forest, or a trained model or its folder, whose vectors are read off.", show_default=False)]
-ProbeData = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals: any INPUT of `motiflab predict`; may be repeated.", show_default=False)]
+ProbeModel = Annotated[Optional[str], typer.Option("--model", "-m", metavar="NAME", help="An architecture, which is trained (cgcnn, megnet, alignn, roost, ...); or forest; or a trained model by its name or folder, whose vectors are read off.", show_default=False)]
+ProbeData = Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="Crystals: a file (CIF, JSON-lines, CSV, ...), a folder of them, or a data set's name such as matbench_dielectric; may be repeated.", show_default=False)]
 ProbeOut = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write; FILE_skipped.csv and the figure FILE.html go beside it.")]
 ProbeTargets = Annotated[Optional[list[str]], typer.Option("--target", "-t", metavar="NAME", help="A descriptor or a column of the data; repeat it for several; all descriptors when left out.", show_default=False)]
 VectorFile = Annotated[Optional[Path], typer.Option("--embedding", "-e", metavar="FILE", help="Vectors from outside instead of a model: CSV or Parquet with a column id, or .npz with ids and vectors.", show_default=False)]
 Beside = Annotated[str, typer.Option("--baseline", metavar="NAME", help="What sees only the formula: roost, forest, none, or auto (roost beside a network, else the forest).")]
-Separate = Annotated[bool, typer.Option("--separate", help="One network for each target, as in the paper, instead of one for all.")]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Train so many times and tell mean and spread.")]
+Separate = Annotated[bool, typer.Option("--separate", metavar="", help="One network for each target, as in the paper, instead of one for all.")]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Train N times with different seeds, and tell mean and spread.")]
 ProbeSplit = Annotated[str, typer.Option("--split", metavar="COLUMN", help="Column that says train, validation or test; 80, 10 and 10 % at random where there is none.")]
 
 # %% ../nbs/68_cli_probe.ipynb #4479c6d9
@@ -64,13 +64,13 @@ def _asked(model: str | None, embedding: Path | None) -> Any:
     if (model is None) == (embedding is None): raise UserError("Name a model by --model, or a file of vectors by --embedding, one of the two.")
     return model if embedding is None else read_embedding(embedding)
 
-@app.command(rich_help_panel="Networks")
+@app.command(rich_help_panel="Networks", epilog=examples("motiflab probe -m cgcnn -d matbench_dielectric --limit 500 -o probe.csv", "motiflab probe -m amdnet-band-gap -d crystals.csv -t volume_per_atom", "motiflab probe -e my_vectors.csv -d crystals.csv -o probe.csv"))
 def probe(
     data: ProbeData, model: ProbeModel = None, target: ProbeTargets = None, out: ProbeOut = Path("probe.csv"), embedding: VectorFile = None, baseline: Beside = "auto",
     separate: Separate = False, recipe: RecipeName = "quick", epochs: Epochs = None, batch_size: BatchSize = None, learning_rate: LearningRate = None, seeds: Seeds = 1,
     seed: Seed = 0, split: ProbeSplit = "split", jobs: Jobs = None, limit: Limit = None, min_distance: MinDistance = 0.5, disorder: Disorder = "skip",
 ) -> None:
-    "Ask a model for descriptors and properties of crystals: what does it know?\n\nWrites a CSV with a row for each target: R2, MAE, MAE/MAD (accuracy for classes), the number of test crystals, and the same of a model that sees only the formula."
+    "Find out what a model knows of crystals: descriptors, properties.\n\nWrites a CSV with a row for each target: R2, MAE, MAE/MAD (accuracy for classes), the number of test crystals, and the same of a model that sees only the formula."
     from motiflab.crystals import read_crystals
     from motiflab.curves import LiveCurves
     from motiflab.probes import BASELINES, Probe

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .cli_models import BatchSize, Data, Descriptors, Epochs, ModelName, SplitColumn, Target, Task, Threshold, _least, _split
-from .console import Disorder, Jobs, Limit, MinDistance, Seed, app, counted, keeping, plain_warnings, show, show_skipped, writable_folder
+from .console import Disorder, Jobs, Limit, MinDistance, Seed, app, counted, examples, keeping, plain_warnings, show, show_skipped, writable_folder
 from .errors import UserError, check_option
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ __all__ = ['TuneOut', 'Trials', 'SpaceName', 'GoOnStudy', 'tune']
 
 # %% ../nbs/72_cli_tune.ipynb #af42c196
 TuneOut = Annotated[Path, typer.Option("--out", "-o", metavar="STUDY", help="Folder to write into, made if missing.", show_default=False)]
-Trials = Annotated[int, typer.Option("--trials", "-n", metavar="N", help="Trainings in all, those of a stopped study too.")]
+Trials = Annotated[int, typer.Option("--trials", "-n", metavar="N", help="How many settings are tried in all, those of a stopped study too.")]
 SpaceName = Annotated[Optional[str], typer.Option("--space", metavar="NAME", help="What is searched: gong or xie (the papers' tables), xie-gated, or general; the paper's where there is one when left out.", show_default=False)]
-GoOnStudy = Annotated[bool, typer.Option("--resume", help="Go on with the study that lies in STUDY.")]
+GoOnStudy = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the study that lies in STUDY.")]
 
 # %% ../nbs/72_cli_tune.ipynb #842cee8b
 def _tune_settings(space: str | None, descriptors: list[str] | None, changed: dict[str, Any], jobs: int | None) -> TuneSettings:
@@ -46,7 +46,7 @@ def _check_asked(model: str, space: str | None, trials: int, task: str | None, s
     if task is not None: check_option("task", task, TASKS)
     if trials < 1: raise UserError(f"--trials {trials} must be 1 or more.")
 
-@app.command(rich_help_panel="Networks")
+@app.command(rich_help_panel="Networks", epilog=examples("motiflab tune -m cgcnn -d crystals.csv -t band_gap_eV -o study -n 20"))
 def tune(
     data: Data, target: Target, out: TuneOut, model: ModelName = "cgcnn", trials: Trials = 20, space: SpaceName = None, task: Task = None, threshold: Threshold = None,
     epochs: Epochs = None, batch_size: BatchSize = None, split: SplitColumn = None, descriptors: Descriptors = None, resume: GoOnStudy = False, seed: Seed = 0,
@@ -86,6 +86,6 @@ def _report_study(found: TuneResult, crystals: CrystalSet) -> None:
     counts, failed = found.trials["state"].value_counts(), found.trials[found.trials["state"] == "failed"]
     for n, reason in failed["reason"].head(3).items(): print(f"Trial {n} failed: {reason}")
     show_skipped(left)
-    print(f"Look: {found.folder / 'tuning.html'}")
+    print(f"Look: {found.folder / 'tuning.html'}\nNext: motiflab predict {found.folder / 'best'} INPUT -o predictions.csv")
     print(f"{found.run.model.name}: {counted(int((found.trials['state'] != 'repeated').sum()), 'trial')} ({', '.join(f'{n} {s}' for s, n in counts.items())}); best: {said_scores(found.run.scores)}; "
           f"{counted(left['id'].nunique(), 'crystal')} skipped; written to {found.folder}")

@@ -25,22 +25,39 @@ from .errors import UserError
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['app', 'INTERRUPTED', 'Inputs', 'Jobs', 'Resume', 'MinDistance', 'Limit', 'Disorder', 'Seed', 'keeping',
+__all__ = ['app', 'INTERRUPTED', 'Inputs', 'Jobs', 'Resume', 'MinDistance', 'Limit', 'Disorder', 'Seed', 'examples', 'keeping',
            'plain_warnings', 'run', 'writable_folder', 'writable_file', 'counted', 'show', 'show_skipped']
 
 # %% ../nbs/60_console.ipynb #07db93ba
 app = typer.Typer(name="motiflab", add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   context_settings=dict(help_option_names=["-h", "--help"]))
 
+def examples(
+    *commands: str, # as they are typed
+) -> str: # Markdown
+    "What stands below a command's help"
+    return "Example:\n\n```\n" + "\n".join(commands) + "\n```" if len(commands) == 1 else "Examples:\n\n```\n" + "\n".join(commands) + "\n```"
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"motiflab {__version__}")
         raise typer.Exit
 
-@app.callback(invoke_without_command=True)
+_START = """To start with:
+
+```
+motiflab extract my_crystals/ -o out    # tables of the motifs of your CIF files
+motiflab atlas out -o atlas.html        # a map of them, in any browser
+motiflab predict amdnet-band-gap my_crystals/ -o gaps.csv
+```
+
+Without crystals of your own: `motiflab demo`. Each command explains itself, with an example: `motiflab extract --help`. Is the installation sound? `motiflab doctor`.
+"""
+
+@app.callback(invoke_without_command=True, epilog=_START)
 def _about(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+    version: Annotated[bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Say which version this is.")] = False,
 ) -> None:
     "What the building blocks of crystals are, and which belong together."
     if context.invoked_subcommand is None: print(context.get_help())
@@ -57,11 +74,17 @@ def _os_sentence(
         return f"No permission{where}: choose a folder that you may write to, or ask for the right to read it."
     return " ".join(str(error).split())
 
+def _asked_of(
+    error: TyperException,
+) -> str: # "motiflab extract"
+    "The command whose help says more"
+    return getattr(getattr(error, "ctx", None), "command_path", None) or "motiflab"
+
 def _sentence(
     error: Exception, # what a command raised
 ) -> str | None: # one sentence for the user, None when the mistake is ours
     "A user's mistake in one line"
-    if isinstance(error, TyperException): return " ".join(error.format_message().split()) + " Try: motiflab --help"
+    if isinstance(error, TyperException): return " ".join(error.format_message().split()) + f" Try: {_asked_of(error)} --help"
     if isinstance(error, UserError): return " ".join(str(error).split())
     return _os_sentence(error) if isinstance(error, OSError) else None
 
@@ -166,9 +189,9 @@ def show_skipped(
 
 # %% ../nbs/60_console.ipynb #66f2bbf7
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="CIF, POSCAR, extended XYZ, JSON, JSON-lines or CSV file, a folder of them, or a data set's name such as matbench_dielectric.", show_default=False)]
-Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes; all processors when left out.", show_default=False)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left in OUT.")]
-MinDistance = Annotated[float, typer.Option(metavar="ANGSTROM", help="Skip crystals with atoms closer than this; 0 allows all.")]
-Limit = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Only the first N crystals.", show_default=False)]
-Disorder = Annotated[str, typer.Option(help="Partly occupied sites: skip the crystal, or take the majority species.")]
-Seed = Annotated[int, typer.Option(help="Where random numbers start.")]
+Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", metavar="N", min=1, help="How many processes work at a time; as many as there are processors when left out.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with what an earlier run left in OUT.")]
+MinDistance = Annotated[float, typer.Option(metavar="ANGSTROM", help="Skip crystals in which two atoms are closer than this, in angstrom; 0 allows all.")]
+Limit = Annotated[Optional[int], typer.Option(metavar="N", min=1, help="Take only the first N crystals; all when left out.", show_default=False)]
+Disorder = Annotated[str, typer.Option(metavar="skip|majority", help="Crystals with partly occupied sites: skip them, or take the species that is most frequent on each such site.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of all random numbers: the same N gives the same result on the same machine.")]
