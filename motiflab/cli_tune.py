@@ -5,7 +5,6 @@
 # %% ../nbs/72_cli_tune.ipynb #c4dd187b
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -34,7 +33,7 @@ def _tune_settings(space: str | None, descriptors: list[str] | None, changed: di
     from motiflab.descriptors.blocks import named_descriptors
     from motiflab.tuning import TuneSettings
 
-    return TuneSettings(space=space, descriptors=named_descriptors(descriptors), training={k: v for k, v in changed.items() if v is not None}, n_jobs=jobs, progress=sys.stderr.isatty())
+    return TuneSettings(space=space, descriptors=named_descriptors(descriptors), training={k: v for k, v in changed.items() if v is not None}, n_jobs=jobs, progress=True)
 
 def _check_asked(model: str, space: str | None, trials: int, task: str | None, settings: TuneSettings) -> None:
     "`UserError` for what can be seen to be wrong before any crystal is read"

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Iterator
 
-from tqdm.auto import tqdm
-
 from .errors import UserError
+from .progress import progress_bar
 
 # %% auto #0
 __all__ = ['sha256_of', 'download']
@@ -126,7 +125,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     if sha256 is None: part.unlink(missing_ok=True)
-    with requests.Session() as session, tqdm(unit="B", unit_scale=True, desc=f"Downloading {path.name}", delay=1, disable=not progress) as bar:
+    with requests.Session() as session, progress_bar(None, f"downloading {path.name}", "B", progress, unit_scale=True, delay=1) as bar:
         _try(session, url, part, (size, sha256), retries, (*timeout, backoff), bar)
     part.replace(path)
     return path

@@ -110,11 +110,16 @@ def page_data(
     progress: bool = False, # show a bar while crystals are drawn
 ) -> tuple[dict, list[dict]]: # the map's data, the drawings
     "All that the exported page shows, as plain lists"
-    from tqdm.auto import tqdm
+    from motiflab.progress import progress_bar
+
     picked = _pick_examples(data, max_examples, max_sites)
     ids = list(dict.fromkeys(i for some in picked.values() for i in some))
     where = {i: n for n, i in enumerate(ids)}
-    drawings = [drawing_of(data, i).to_dict() | {"id": str(i)} for i in tqdm(ids, desc="drawing crystals", disable=not progress)]
+    drawings = []
+    with progress_bar(len(ids), "drawing crystals", shown=progress) as bar:
+        for i in ids:
+            drawings.append(drawing_of(data, i).to_dict() | {"id": str(i)})
+            bar.update()
     k, near = data.kinds, [nearest_kinds(data, kind) for kind in data.kinds.index]
     kinds = dict(kind=k.index.tolist(), name=k.name.tolist(), element=k.element.tolist(), symbol=k.symbol.tolist(), count=k["count"].tolist(),
                  crystals=k.crystals.tolist(), here=k.here.tolist(), x=k.x.round(3).tolist(), y=k.y.round(3).tolist(), size=sizes(k["count"].to_numpy()).round(1).tolist(),

@@ -14,13 +14,13 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, cast
 import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
-from tqdm.auto import tqdm
 
 from .crystalset import CrystalSet
 from .errors import UserError, check_option
 from .files import Piece, crystal_files, crystal_name, cut_file, file_format, split_name
 from .formats import from_cif, from_poscar, from_record, from_xyz
 from .paths import whole_or_not_at_all
+from .progress import progress_bar
 from .structures import DISORDER, NotACrystal
 
 # %% auto #0
@@ -155,7 +155,7 @@ def read_files(
     files = _list_files(sources)
     found = _Collector(disorder, limit)
     total = sum(p.stat().st_size for p, _, _ in files if p.exists())
-    with tqdm(total=total, unit="B", unit_scale=True, desc="Reading crystals", delay=1, disable=not progress) as bar:
+    with progress_bar(total, "reading crystals", "B", progress, unit_scale=True, delay=1) as bar:
         for path, kind, root in files:
             if found.full: break
             found.add_file(_pieces(path, kind, root, bar.update), kind == "csv")

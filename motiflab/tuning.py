@@ -395,10 +395,10 @@ def tune(
 ) -> TuneResult:
     "Search for settings on validation crystals, one process at a time in a folder; `UserError` for an unknown model, space or knob, a split without validation, or a folder in use"
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1: raise UserError(f"n_trials={n_trials!r} must be a whole number from 1 on.")
-    from tqdm.auto import tqdm
+    from motiflab.progress import progress_bar
 
     study = _begun(model, crystals, targets, split, folder, seed, settings, resume)
-    with _quiet_optuna(), tqdm(total=n_trials, desc="trials", unit="trial", disable=not settings.progress) as bar:
+    with _quiet_optuna(), progress_bar(n_trials, "trials", "trial", settings.progress) as bar:
         while _wanted(study, table := _keep_table(study), n_trials):
             _bar_at(bar, table)
             _run_trial(study, _next_trial(study))

@@ -107,11 +107,11 @@ def _rows(crystals: list[PlainCrystal | str], names: Sequence[str], face_toleran
 
 def _own_rows(structures: Sequence[Structure | None], work: Callable, n_jobs: int, progress: bool) -> list[list]:
     "The bank's own descriptors, a row a crystal"
-    from tqdm.auto import tqdm
+    from motiflab.progress import progress_bar
 
     rows, plain = [], [_NO_STRUCTURE if s is None else plain_or_reason(s) for s in structures]
     with compiling(): work([as_compiled(PlainCrystal(4 * np.eye(3), np.zeros((1, 3)), np.array([84])))]) # polonium, for nothing but compiling
-    with tqdm(total=len(plain), desc="descriptors", unit="crystal", disable=not progress) as bar:
+    with progress_bar(len(plain), "descriptors", shown=progress) as bar:
         for part in _shared(work, list(in_chunks(plain, CHUNK)), n_jobs if len(plain) >= WORTH_PROCESSES else 1):
             rows += part
             bar.update(len(part))

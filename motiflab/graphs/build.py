@@ -75,9 +75,9 @@ class GraphSettings:
 CHUNK = 64 # crystals that one compiled call takes
 
 def _bar(total: int, what: str, shown: bool):
-    from tqdm.auto import tqdm
+    from motiflab.progress import progress_bar
 
-    return tqdm(total=total, desc=what, unit="crystal", disable=not shown)
+    return progress_bar(total, what, shown=shown)
 
 def _in_threads(work: Callable, chunks: Sequence, n_jobs: int) -> Iterator:
     "`work` of each chunk, in order"

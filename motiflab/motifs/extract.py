@@ -156,9 +156,9 @@ def progress_bar(
     shown: bool,
 ):
     "A bar for crystals whose motifs are extracted"
-    from tqdm.auto import tqdm
+    from motiflab.progress import progress_bar as any_bar
 
-    return tqdm(total=total, desc="extracting motifs", unit="crystal", disable=not shown)
+    return any_bar(total, "extracting motifs", shown=shown)
 
 # %% ../../nbs/motifs/17_extract.ipynb #632d1597
 def extract_motifs(
