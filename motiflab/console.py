@@ -158,6 +158,7 @@ def writable_file(
 
 # %% ../nbs/60_console.ipynb #91a483c9
 def counted(number: int, thing: str) -> str: # "1,204 crystals"
+    "A number and what it counts, in the plural where there are several"
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 # %% ../nbs/60_console.ipynb #62d1196e

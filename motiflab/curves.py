@@ -198,6 +198,7 @@ class LiveCurves(pl.Callback):
     def __getstate__(self) -> dict: return self.__dict__ | dict(view=None) # a process that is started anew has no widgets
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        "Open the view"
         if not trainer.is_global_zero: return
         info = module.data.targets
         unit = (info.units[0] if info.units else "") if len(info.names) == 1 else "standard deviations"
@@ -205,16 +206,22 @@ class LiveCurves(pl.Callback):
         self.view = VIEWS[kind](module.settings.epochs, unit if info.task == "regression" else "", _history(module))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        "Move the bar on, three times a second at most"
         if self.view is None or time.monotonic() - self._stepped < 0.3 or not np.isfinite(trainer.num_training_batches): return
         self._stepped = time.monotonic()
         self.view.step(len(module.progress.history) + trainer.fit_loop.epoch_loop.batch_progress.current.completed / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        "Show the epoch's losses and score"
         if self.view is not None: self.view.epoch(_history(module))
 
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None: self._close(module, False)
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        "Leave a picture of all epochs"
+        self._close(module, False)
 
-    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None: self._close(module, True)
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        "Leave a picture of the epochs so far"
+        self._close(module, True)
 
     def _close(self, module: Any, failed: bool) -> None:
         if self.view is not None: self.view.close(_history(module), failed)

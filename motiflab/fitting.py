@@ -166,11 +166,15 @@ class Fitting(pl.LightningModule):
         return GraphBatches(graphs, y, rows, size, (self.trainer.global_rank, self.trainer.world_size), order)
 
     def train_dataloader(self) -> GraphBatches:
+        "Batches of the training crystals, each epoch in another order"
         return self._batches(self.data.split.train, lambda: epoch_order(self.data.split.train, self.settings.seed, self.epoch))
 
-    def val_dataloader(self) -> GraphBatches: return self._batches(self.data.split.validation)
+    def val_dataloader(self) -> GraphBatches:
+        "Batches of the validation crystals"
+        return self._batches(self.data.split.validation)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        "The batch on the device; it is cut there where the graphs are"
         return batch if batch.z.device == device else batch.to(device)
 
     # -------------------------------------------------- optimiser
@@ -187,11 +191,13 @@ class Fitting(pl.LightningModule):
 
     # -------------------------------------------------- training
     def on_train_epoch_start(self) -> None:
+        "Seeds of the epoch, sums at zero"
         seed = np.random.SeedSequence([self.settings.seed, self.epoch, self.trainer.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(seed)) # dropout of an epoch does not depend on those before
         self.started, self.sums, self.recent = time.perf_counter(), self._zeros(2), []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        "Loss of a batch: the mean over the values that are known"
         total, count = loss_sum(self.network(batch), batch.y, self.loss)
         self.sums += torch.stack([total.detach().to(self.sums), count.to(self.sums)])
         self.recent.append((total.detach(), batch.rows, batch_idx))
@@ -199,6 +205,7 @@ class Fitting(pl.LightningModule):
         return total / batch.n_known
 
     def on_train_batch_end(self, *_: Any) -> None:
+        "One step of a schedule that goes by batches"
         if self.settings.schedule != "plateau": self.schedule.step()
 
     def _look(self) -> None:
@@ -212,9 +219,11 @@ class Fitting(pl.LightningModule):
 
     # -------------------------------------------------- validation
     def on_validation_epoch_start(self) -> None:
+        "Sums at zero"
         self.found = self._zeros(2 + 2 * len(self.data.targets.names))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        "Losses and errors of a batch, added up"
         outputs = self.network(batch)
         total, count = loss_sum(outputs, batch.y, self.loss)
         self.found[:2] += torch.stack([total.to(self.found), count.to(self.found)])
@@ -235,6 +244,7 @@ class Fitting(pl.LightningModule):
 
     # -------------------------------------------------- end of an epoch
     def on_validation_epoch_end(self) -> None: # after the last step, before callbacks hear of the epoch's end
+        "A row of the history, the best weights, the checkpoint, and whether to stop"
         self._look()
         sums = self.trainer.strategy.reduce(torch.cat([self.sums, self.found]), reduce_op="sum").tolist()
         row, score = self._row(sums)

@@ -29,7 +29,9 @@ class GraphPart(NamedTuple):
     node_count: Tensor | None = None # (n_nodes,) how many equal nodes each stands for, None: one
 
     @property
-    def n_nodes(self) -> int: return len(self.crystal)
+    def n_nodes(self) -> int:
+        "Number of nodes"
+        return len(self.crystal)
 
     @property
     def edge_crystal(self) -> Tensor: # (n_edges,)

@@ -54,7 +54,9 @@ class SplitLinear(nn.Linear):
         "The columns of the weight that each input meets"
         return self.weight.split(self.sizes, dim=1)
 
-    def extra_repr(self) -> str: return f"{' + '.join(map(str, self.sizes))} to {self.out_features}"
+    def extra_repr(self) -> str:
+        "The widths, as the printed model shows them"
+        return f"{' + '.join(map(str, self.sizes))} to {self.out_features}"
 
 # %% ../../nbs/models/40_dense.ipynb #3a6d7266
 class Update(nn.Module):

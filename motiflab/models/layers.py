@@ -85,7 +85,9 @@ class GaussianExpansion(nn.Module):
         exponent = (distance.unsqueeze(-1) - self.centres).square_().mul_(-1 / self.width**2)
         return torch.threshold_(exponent.clamp_(min=-80).exp_(), 1e-30, 0.)
 
-    def extra_repr(self) -> str: return f"{self.n} from {self.start:g} to {self.end:g} angstrom, width {self.width:.3g}"
+    def extra_repr(self) -> str:
+        "The centres and the width, as the printed model shows them"
+        return f"{self.n} from {self.start:g} to {self.end:g} angstrom, width {self.width:.3g}"
 
 # %% ../../nbs/models/40_layers.ipynb #9aa61e54
 def shifted_softplus(

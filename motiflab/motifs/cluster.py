@@ -98,11 +98,13 @@ class Cluster(Crew):
         tqdm.write(f"motiflab: the Dask scheduler at {where} has no workers; waiting for them: dask worker {where} --nthreads 1", file=sys.stderr)
 
     def submit(self, crystals: list) -> Any:
+        "Begin a chunk on a worker; the result is its future"
         with self._in_touch(): future = self.client.submit(compute_chunk, pickle.dumps((crystals, self.settings, self.time_limit), -1), __version__, pure=False)
         self.queue.add(future)
         return future
 
     def done(self, running: Iterable) -> Iterator[tuple]:
+        "Wait for at least one of the futures; errors as of `connect` where the scheduler is gone"
         while not (batch := self._batch()): self.room() # looks for workers
         for future in batch: yield future, self._result(future)
 
@@ -123,5 +125,6 @@ class Cluster(Crew):
             raise UserError(f"The Dask workers cannot run motiflab ({type(error).__name__}: {error}): install motiflab {__version__} on them.") from error
 
     def close(self, at_once: bool) -> None:
+        "Leave the cluster; `at_once` drops what is under way"
         if at_once and self.client.status == "running": self.client.cancel(list(self.queue.futures))
         if self.ours: self.client.close(timeout=ANSWER)

@@ -194,13 +194,17 @@ class Processes(Crew):
         self.n, self.settings, self.time_limit = n, settings, time_limit
         self.pool = ProcessPool(max_workers=n, initializer=_start_worker, initargs=[os.getpid()], context=_context())
 
-    def room(self) -> int: return 3 * self.n
+    def room(self) -> int:
+        "Three chunks for each process"
+        return 3 * self.n
 
     def submit(self, crystals: list) -> Any:
+        "Begin a chunk; the result is its future"
         limit = self.time_limit + 1 if self.time_limit and len(crystals) == 1 else None # a single one is watched from here, too
         return self.pool.schedule(chunk_rows, args=[crystals, self.settings, self.time_limit, True], timeout=limit)
 
     def done(self, running: Iterable) -> Iterator[tuple]:
+        "Wait for at least one of the futures"
         for future in wait(running, return_when=FIRST_COMPLETED).done: yield future, self._result(future)
 
     def _result(self, future) -> ChunkRows | str:
@@ -211,6 +215,7 @@ class Processes(Crew):
         except ProcessExpired as error: return f"Its worker process died (exit code {error.exitcode}); out of memory is the usual cause."
 
     def close(self, at_once: bool) -> None:
+        "End the processes; `at_once` drops what is under way"
         if at_once: self.pool.stop()
         else: self.pool.close()
         self.pool.join()
