@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,7 +102,8 @@ def _version_of(library: Library) -> str | None: # None where it is not installe
 
 def _library(library: Library, asked: Any, tried: dict[str, str]) -> Finding:
     "Installed, new enough, and can it be imported"
-    version, line = _version_of(library), lambda value, *rest: Finding("libraries", library.name, value, *rest)
+    version = _version_of(library)
+    def line(value: str, state: str = "fine", advice: str = "") -> Finding: return Finding("libraries", library.name, value, state, advice)
     if version is None and not library.needed: return line(f"not installed; for {library.use}", "fine", f"pip install {library.name}")
     if version is None: return line(f"missing; for {library.use}", "broken", f"Install {library.name}: pip install {library.name}")
     if asked is not None and version != "version unknown" and not asked.specifier.contains(version, prereleases=True):
@@ -115,10 +117,12 @@ def _libraries(tried: dict[str, str]) -> Iterator[Finding]: # module -> why it c
     for library in LIBRARIES: yield _library(library, asked.get(library.name.lower()), tried)
 
 # %% ../nbs/74_doctor.ipynb #9994ccd1
+def _imported(module: str) -> None: import_module(module)
+
 def _imports(tried: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     "The steps that import libraries"
     for library in LIBRARIES:
-        if library.tried == tried: yield library.module, lambda m=library.module: import_module(m) and None
+        if library.tried == tried: yield library.module, partial(_imported, library.module)
 
 def _devices_of_torch() -> dict:
     "What torch can compute on"
@@ -204,7 +208,7 @@ def _memory() -> tuple[int, int] | None: # bytes in all, bytes that can be had; 
 def _versions() -> Iterator[Finding]:
     "motiflab, Python and the machine"
     yield Finding("motiflab", "motiflab", __version__)
-    yield Finding("motiflab", "lies in", str(Path(find_spec("motiflab").origin).parent))
+    yield Finding("motiflab", "lies in", str(Path(import_module("motiflab").__file__ or "").parent))
     yield Finding("motiflab", "Python", f"{platform.python_version()} ({sys.executable})")
     yield Finding("motiflab", "platform", platform.platform())
 

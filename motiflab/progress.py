@@ -21,10 +21,9 @@ class Lines(Bar):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options | dict(mininterval=self.EVERY, maxinterval=self.EVERY, delay=self.EVERY, leave=False))
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         "Write a line in place of the bar"
         if msg != "": print(self.line(), file=sys.stderr, flush=True)
-        return True
 
     def line(self) -> str: # "extracting motifs: 512 of 4,764 crystals, 02:10 left"
         "How far it is"
@@ -38,7 +37,7 @@ class Lines(Bar):
         "End without a word"
         if self.disable: return
         self.disable = True
-        self._decr_instances(self)
+        self._decr_instances(self) # type: ignore[attr-defined] # the stubs do not know it
 
 # %% ../nbs/01_progress.ipynb #52782c59
 def _in_notebook() -> bool:
