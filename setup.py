@@ -19,17 +19,17 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
-    project_urls={"Source": cfg["git_url"]},
+    project_urls={"Source": cfg["git_url"], "Documentation": cfg["doc_host"] + cfg["doc_baseurl"], "Changes": cfg["git_url"] + "/blob/main/CHANGELOG.md"},
     classifiers=[
         "Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Natural Language :: English",
-        "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Chemistry",
+        "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Chemistry", "Typing :: Typed",
     ],
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=[*find_packages(include=["motiflab", "motiflab.*"]), "motiflab.data"],
     package_dir={"motiflab.data": "data"},  # the checkout's data/ lies in the wheel as motiflab/data: see motiflab.shipped
-    package_data={"motiflab.data": ["*.md", "*.csv", "*.json", "*/*", "*/*/*", "*/*/*/*"]},
-    include_package_data=True,
+    package_data={"motiflab": ["py.typed"], "motiflab.data": ["*.md", "*.csv", "*.json", "*/*", "*/*/*", "*/*/*/*"]},
+    include_package_data=False, # but for `package_data`
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

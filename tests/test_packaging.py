@@ -1,4 +1,4 @@
-"""An installed motiflab: whole, without nbdev, quick to import, with its data."""
+"""What is built and installed: an sdist and a wheel that are whole, a motiflab without nbdev that is quick to import, with its data."""
 from __future__ import annotations
 
 import importlib.metadata
@@ -6,25 +6,64 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKED = ("motiflab", "data", "settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
+PACKED = ("motiflab", "data", "nbs", "docs", "tests", "benchmarks", ".ci", "settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "MANIFEST.in", "README.md",
+          "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pytest.ini")
+MACHINE = ("data/hybrids/.lock", "data/study/.claims/1", "nbs/.ipynb_checkpoints/x.ipynb", "motiflab/__pycache__/x.pyc") # what work leaves behind
 BLOCK_NBDEV = "import sys\nfor name in ('nbdev', 'execnb', 'fastcore', 'ghapi'): sys.modules[name] = None\n"
+WHOLE = bool(os.environ.get("CI") or os.environ.get("MOTIFLAB_WHOLE_INSTALL"))
+CIF = """data_{name}
+_cell_length_a {a}
+_cell_length_b {a}
+_cell_length_c {a}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+"""
+ROCK_SALT = [(0, 0, 0), (0, .5, .5), (.5, 0, .5), (.5, .5, 0)]
+
+
+def rock_salt(metal: str, a: float) -> str: # CIF
+    "An oxide in the structure of rock salt: four octahedra in its cell"
+    sites = [(metal, x, y, z) for x, y, z in ROCK_SALT] + [("O", (x + .5) % 1, y, z) for x, y, z in ROCK_SALT]
+    return CIF.format(name=metal + "O", a=a) + "".join(f"{e}{k} {e} {x} {y} {z}\n" for k, (e, x, y, z) in enumerate(sites))
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path: # folder that motiflab was installed into
-    "The wheel of this checkout, installed into a folder of its own"
-    tmp = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory) -> Path: # folder with one sdist and one wheel
+    "What `python -m build` makes of this checkout, with what work leaves behind in it"
+    source = tmp_path_factory.mktemp("source")
     for name in PACKED:
-        if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, tmp / "src" / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif (ROOT / name).exists(): shutil.copy(ROOT / name, tmp / "src" / name)
+        if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / name).exists(): shutil.copy(ROOT / name, source / name)
+    for name in MACHINE:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).touch()
+    done = subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(source / "dist"), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return source / "dist"
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path: # folder that motiflab was installed into
+    "The wheel of this checkout, installed into a folder of its own"
+    tmp, (wheel,) = tmp_path_factory.mktemp("wheel"), built.glob("motiflab-*.whl")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp), str(tmp / "src")], check=True)
-    (wheel,) = tmp.glob("motiflab-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(tmp / "site"), str(wheel)], check=True)
     return tmp / "site"
 
@@ -35,6 +74,29 @@ def python(code: str, site: Path) -> str: # what it printed
     done = subprocess.run([sys.executable, "-c", BLOCK_NBDEV + code], cwd=site.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built):
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names} == {"motiflab", "motiflab-" + importlib.metadata.version("motiflab") + ".dist-info"}
+    assert "motiflab/py.typed" in names and any(n.endswith("licenses/LICENSE") for n in names)
+    left = [n for n in names if "/." in n or n.endswith((".pyc", ".ipynb", ".lock")) or "/tests/" in n]
+    assert not left
+
+
+def test_the_sdist_holds_all_that_building_and_testing_need(built):
+    (sdist,) = built.glob("*.tar.gz")
+    names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
+    assert {n for n in PACKED if (ROOT / n).exists()} <= {n.split("/")[0] for n in names}
+    notebooks = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)}
+    assert notebooks and notebooks <= names
+    assert not set(MACHINE) & names and not [n for n in names if n.endswith(".lock")]
+
+
+def test_twine_finds_no_fault(built):
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_module_imports_without_nbdev(installed):
@@ -63,6 +125,44 @@ def test_import_is_light(installed):
     heavy = "{'torch', 'pymatgen', 'matminer', 'plotly', 'umap', 'openTSNE', 'robocrys', 'crystal_toolkit'}"
     python(f"import motiflab\nassert not {heavy} & set(sys.modules) and 'pandas' not in sys.modules, set(sys.modules)", installed)
     python(f"import motiflab.cli\nassert not ({heavy} | {{'pandas', 'scipy'}}) & set(sys.modules)", installed)
+
+
+def seconds(python: Path, code: str, cwd: Path) -> float: # the best of five
+    "How long a Python takes for some code, its own start included"
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run([str(python), "-c", code], cwd=cwd, check=True)
+        return time.perf_counter() - start
+    return min(once() for _ in range(5))
+
+
+@pytest.mark.skipif(not WHOLE, reason="a whole installation takes minutes: it is made where CI=true, or with MOTIFLAB_WHOLE_INSTALL=1")
+@pytest.mark.timeout(1800)
+def test_a_stranger_installs_the_wheel_and_extracts_two_crystals(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    bin, home = tmp_path / "env" / "bin", tmp_path / "work"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "MOTIFLAB"))}
+    environment = kept | dict(MOTIFLAB_CACHE=str(tmp_path / "cache"), PATH=f"{bin}{os.pathsep}{os.defpath}")
+    def run(*command: str) -> str: # what it printed
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+    for metal, a in (("Mg", 4.21), ("Ca", 4.81)):
+        (home / "crystals").mkdir(parents=True, exist_ok=True)
+        (home / "crystals" / f"{metal}O.cif").write_text(rock_salt(metal, a))
+
+    run(str(bin / "python"), "-m", "pip", "--disable-pip-version-check", "-q", "install", "-c", str(ROOT / "constraints.txt"), str(wheel))
+    names = [".".join(Path(n).with_suffix("").parts).removesuffix(".__init__") for n in zipfile.ZipFile(wheel).namelist() if n.startswith("motiflab/") and n.endswith(".py")]
+    assert len(names) > 100 and "motiflab.cli" in names
+    where = run(str(bin / "python"), "-c", "\n".join(f"import {n}" for n in names) + "\nprint(motiflab.__file__)")
+    assert Path(where.splitlines()[-1]).is_relative_to(tmp_path / "env")
+    assert "extract" in run(str(bin / "motiflab"), "--help")
+
+    run(str(bin / "motiflab"), "extract", "crystals", "-o", "out")
+    table = run(str(bin / "python"), "-c", "from motiflab.motifs import load_motifs\nt = load_motifs('out')\nprint(len(t), t.n_crystals, *sorted(set(t.kinds)))")
+    assert table.split() == ["8", "2", "Ca|O:6", "Mg|O:6"]
+    assert seconds(bin / "python", "import motiflab", home) - seconds(bin / "python", "pass", home) < 0.5
 
 
 def test_requirements_leave_nbdev_to_developers():
