@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Error as PlaywrightError
+from labs import dismiss, run_all
 from mouse import colors_seen
-from test_lab import dismiss, lab, run_all # noqa: F401, the fixture
+from test_lab import lab # noqa: F401, the fixture
 
 pytestmark = pytest.mark.timeout(500)
 TUTORIAL = Path(__file__).parents[2] / "nbs/tutorials/03_train_dual_graph.ipynb"
