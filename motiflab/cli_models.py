@@ -170,13 +170,15 @@ def predict(
         table = predict_crystals(loaded, crystals, n_jobs=jobs)
     with whole_or_not_at_all(out) as part: table.to_csv(part, index=False, float_format="%.6g")
     print(f"{model}: {_network(loaded)} that learned from {counted(getattr(loaded, 'members', [loaded])[0].facts['n_train'], 'crystal')}; {_first_score(loaded)}")
-    if loaded.targets.task == "regression": print(f"Next: sort {out} by {loaded.targets.names[0]}_uncertainty, a standard deviation{_in_unit(loaded)}: what to trust least comes last")
+    if loaded.targets.task == "regression": print(_on_uncertainty(loaded, out))
     print(_said_answers(table, loaded.targets.names[0], out))
 
-def _in_unit(model: Run | Ensemble) -> str: # " in eV", or nothing
-    "The unit of the first target, where it has one"
-    units = model.targets.units
-    return f" in {units[0]}" if units and units[0] else ""
+def _on_uncertainty(model: Run | Ensemble, path: Path) -> str: # one line
+    "What to make of the column of uncertainties"
+    name, units = model.targets.names[0], model.targets.units
+    said = f"{name}_uncertainty is a standard deviation" + (f" in {units[0]}" if units and units[0] else "")
+    if hasattr(model, "members"): return f"Next: sort {path} by {name}_uncertainty to see which to trust least; {said}"
+    return f"Next: {said}, about the same for all crystals; an ensemble (`motiflab train --ensemble 3`) tells them apart"
 
 def _network(model: Run | Ensemble) -> str: # "amdnet", "3 times amdnet"
     "The architecture, and how many there are"

@@ -24,7 +24,9 @@ def near_miss(
     "The known names that `name` may have been meant to be"
     by_lower: dict[str, str] = {}
     for k in known: by_lower.setdefault(str(k).lower(), str(k))
-    return [by_lower[m] for m in get_close_matches(str(name).lower(), by_lower, n=n, cutoff=0.6)]
+    asked = str(name).lower()
+    close = get_close_matches(asked, by_lower, n=n, cutoff=0.6) or [k for k in by_lower if len(asked) > 2 and asked in k][:n] # else part of a name: volume, volume_per_atom
+    return [by_lower[m] for m in close]
 
 # %% ../nbs/00_errors.ipynb #9fafd003
 def check_option(

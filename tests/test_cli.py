@@ -9,8 +9,9 @@ import sys
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
+from typer.main import get_command
 
-from motiflab.cli import run
+from motiflab.cli import app, run
 from motiflab.motifs import load_motifs
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [.5, .5, .5]])
@@ -50,10 +51,68 @@ def test_alone_it_says_what_it_can_do(capsys):
     assert all(command in said for command in ("extract", "atlas", "demo"))
 
 
-@pytest.mark.parametrize("command", [[], ["extract"], ["atlas"], ["demo"]])
+COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands)
+
+
+def test_alone_it_says_how_to_start(capsys):
+    assert run([]) == 0
+    said = capsys.readouterr().out
+    assert all(f" {name} " in said for name in COMMANDS) and "motiflab extract my_crystals/ -o out" in said and "motiflab doctor" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, capsys):
-    assert run([*command, "--help"]) == 0
-    assert "Usage: motiflab" in capsys.readouterr().out
+    "Usage, and an example that can be typed"
+    assert run([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Usage: motiflab {command}" in said and f"  motiflab {command}" in said.partition("Example")[2]
+    assert not any("<bool>" in line and "--help" not in line for line in said.splitlines()) # a flag takes no value
+
+
+@pytest.mark.parametrize("command, parameter", [(c.name or c.callback.__name__, p) for c in get_command(app).commands.values() for p in c.params if p.name != "help"])
+def test_every_option_is_explained(command, parameter): assert parameter.help and parameter.help.rstrip().endswith((".", ")")), (command, parameter.name)
+
+
+def test_a_missing_argument_points_to_the_help_of_the_command(capsys): assert complaint(capsys, "extract").endswith("Try: motiflab extract --help")
+
+
+def test_the_last_lines_say_where_it_is_and_what_comes_next(crystals, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, next_step, written in (
+        (["extract", str(crystals), "-o", "out", "--jobs", "1"], "Next: motiflab atlas out -o atlas.html", "written to out"),
+        (["atlas", "out", "--method", "pca"], "Next: open atlas.html in any browser", "written to atlas.html"),
+        (["describe", str(crystals), "-D", "density", "--jobs", "1"], "Next: motiflab probe", "written to descriptors.csv"),
+    ):
+        assert run(arguments) == 0
+        *_, before, last = capsys.readouterr().out.strip().splitlines()
+        assert before.startswith(next_step) and last.endswith(written)
+
+
+def test_a_pipe_gets_no_bar(crystals, tmp_path):
+    code = "import sys; from motiflab.cli import run; sys.exit(run(sys.argv[1:]))"
+    asked = subprocess.run([sys.executable, "-c", code, "extract", str(crystals), "-o", str(tmp_path / "out"), "--jobs", "1"], capture_output=True, text=True)
+    assert asked.returncode == 0 and "\r" not in asked.stderr and "%|" not in asked.stderr and asked.stdout.strip().splitlines()[-1].endswith(f"written to {tmp_path / 'out'}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no terminals of this kind")
+def test_a_terminal_gets_a_bar_with_the_time_left():
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    code = "from motiflab.progress import progress_bar\nwith progress_bar(4, 'extracting motifs', mininterval=0) as bar:\n    for _ in range(4): bar.update()"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0)) # 80 columns
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, close_fds=True) as process:
+        os.close(theirs)
+        said = b""
+        while True:
+            try: part = os.read(ours, 4096)
+            except OSError: break
+            if not part: break
+            said += part
+    assert process.returncode == 0 and b"extracting motifs:" in said and b"4/4 [00:00<00:00" in said and b"%|" in said
 
 
 def test_version(capsys):
@@ -205,3 +264,14 @@ def test_help_is_quick():
     "No library that takes seconds is imported for --help"
     code = "import sys; from motiflab.cli import run; run(['--help']); assert not {'pandas', 'torch', 'pymatgen', 'plotly'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["describe", "x.cif", "-D", "volume"], "did you mean 'volume_per_atom'"),
+    (["extract", "x.cif", "-o", "out", "--centers", "Xx"], "it can be 'cations', 'all', or elements such as 'Ti'."),
+    (["extract", "x.cif", "-o", "out", "--jobs", "0"], ". Try: motiflab extract --help"),
+    (["train", "-d", "x.csv", "-t", "n", "-o", "run", "--epochs", "many"], ". Try: motiflab train --help"),
+])
+def test_mistakes_that_a_newcomer_makes(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in complaint(capsys, *arguments) and not list(tmp_path.iterdir())

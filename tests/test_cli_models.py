@@ -278,3 +278,13 @@ def test_help(command, capsys):
     assert run([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"Usage: motiflab {command}" in out and "Traceback" not in out
+
+
+def test_predict_says_what_the_uncertainty_is(gap, data, tmp_path, capsys):
+    assert run(["predict", str(gap), data, "-o", str(tmp_path / "p.csv"), "--limit", "5"]) == 0
+    *_, before, last = capsys.readouterr().out.strip().splitlines()
+    assert before.startswith("Next: band_gap_eV_uncertainty is a standard deviation in eV") and "--ensemble" in before and last.endswith(f"written to {tmp_path / 'p.csv'}")
+
+
+def test_the_list_of_models_names_the_next_command(capsys):
+    assert run(["models"]) == 0 and "motiflab predict" in last_line(capsys)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..compiled import compiled
 from ..crystalset import close_pair_sentence
-from ..errors import UserError, check_option
+from ..errors import UserError, check_option, near_miss
 from .connections import find_connections
 from .environment import REACH, chemenv_faces, crystalnn_faces, crystalnn_weights, element_tables
 from .measure import search_shapes
@@ -62,7 +62,8 @@ def motif_settings(
         from pymatgen.core import Element
         if not Element.is_valid_symbol(centers):
             if Element.is_valid_symbol(centers.capitalize()): raise UserError(f"centers={centers!r}: did you mean the element {centers.capitalize()!r}?")
-            check_option("centers", centers, ("cations", "all"))
+            close = near_miss(centers, ("cations", "all"), 1)
+            raise UserError(f"centers={centers!r} is unknown: " + (f"did you mean {close[0]!r}?" if close else "it can be 'cations', 'all', or elements such as 'Ti'."))
         centers = [centers]
     return MotifSettings(centers if isinstance(centers, str) else _center_elements(centers), ligands, float(min_distance))
 
