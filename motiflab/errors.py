@@ -25,8 +25,9 @@ def near_miss(
     by_lower: dict[str, str] = {}
     for k in known: by_lower.setdefault(str(k).lower(), str(k))
     asked = str(name).lower()
-    close = get_close_matches(asked, by_lower, n=n, cutoff=0.6) or [k for k in by_lower if len(asked) > 2 and asked in k][:n] # else part of a name: volume, volume_per_atom
-    return [by_lower[m] for m in close]
+    close = get_close_matches(asked, by_lower, n=n, cutoff=0.6)
+    holding = [k for k in by_lower if len(asked) > 2 and asked in k] # the name may be a part of one: volume, volume_per_atom
+    return [by_lower[m] for m in close or sorted(holding, key=lambda k: (not k.startswith(asked), len(k)))[:n]]
 
 # %% ../nbs/00_errors.ipynb #9fafd003
 def check_option(
