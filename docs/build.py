@@ -85,7 +85,7 @@ def write_static(folder: Path) -> None:
 
 def sphinx(work: Path, static: Path, out: Path) -> int:
     "Sphinx's exit status; a warning is an error"
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", str(ROOT / "docs"), "-d", str(work.parent / "doctrees"), str(work), str(out)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", str(ROOT / "docs"), "-d", str(WORK / "doctrees"), str(work), str(out)]
     return subprocess.run(command, env=os.environ | {"MOTIFLAB_DOCS_STATIC": str(static)}).returncode
 
 
@@ -94,19 +94,20 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=OUT, help="folder of the site, made anew")
     parser.add_argument("--no-atlas", action="store_true", help="leave the home page's atlas out: quicker, for work on the pages")
     options, start = parser.parse_args(), time.monotonic()
-    shutil.rmtree(options.out, ignore_errors=True)
-    shutil.rmtree(WORK.parent / "doctrees", ignore_errors=True)
-    options.out.mkdir(parents=True)
-    atlas = None if options.no_atlas else subprocess.Popen([sys.executable, str(ROOT / "docs/atlas.py"), str(options.out / "atlas.html")])
+    shutil.rmtree(WORK, ignore_errors=True)
+    html = WORK / "html"
+    html.mkdir(parents=True)
+    atlas = None if options.no_atlas else subprocess.Popen([sys.executable, str(ROOT / "docs/atlas.py"), str(html / "atlas.html")])
     problems = write_sources(WORK / "pages")
     write_static(WORK / "static")
-    said = sphinx(WORK / "pages", WORK / "static", options.out)
-    if said: problems.append("Sphinx has complained, see above")
+    if sphinx(WORK / "pages", WORK / "static", html): problems.append("Sphinx has complained, see above")
     if atlas and atlas.wait(): problems.append("the home page's atlas could not be written, see above")
     config = settings()
-    if not options.no_atlas: problems += links.broken(options.out, config["git_url"], config["branch"])
-    (options.out / ".nojekyll").touch()
-    if problems: raise SystemExit("The site has faults:\n  " + "\n  ".join(problems))
+    if atlas: problems += links.broken(html, config["git_url"], config["branch"])
+    (html / ".nojekyll").touch()
+    shutil.rmtree(options.out, ignore_errors=True)
+    shutil.move(html, options.out)
+    if problems: raise SystemExit(f"The site in {options.out} has faults:\n  " + "\n  ".join(problems))
     pages = sum(1 for _ in options.out.rglob("*.html"))
     print(f"{pages} pages in {options.out} ({time.monotonic() - start:.0f} s). Look at them: {Path(sys.executable).name} -m http.server -d {os.path.relpath(options.out)}")
 

@@ -146,11 +146,11 @@ class GraphSet:
         arrays: dict[str, Tensor], # field -> all rows; an index has two columns
         starts: dict[str, Tensor], # family -> (n_crystals + 1,) first row of each crystal
         ids: Sequence, # (n_crystals,) names of the crystals
-        skipped: pd.DataFrame = _NO_SKIPPED, # crystals without a graph: id, stage, reason
+        skipped: pd.DataFrame | None = None, # crystals without a graph: id, stage, reason
         settings: dict | None = None, # what the graphs were built with
     ):
         self.arrays, self.starts, self.ids = arrays, starts, list(ids)
-        self.skipped, self.settings = skipped, settings or {}
+        self.skipped, self.settings = _NO_SKIPPED.copy() if skipped is None else skipped, settings or {}
 
     def __len__(self) -> int: return len(self.ids)
 
@@ -162,11 +162,11 @@ class GraphSet:
     def pack(cls,
         graphs: Sequence[dict], # one dict a crystal: field -> numpy array, indices local to the crystal
         ids: Sequence, # their names
-        skipped: pd.DataFrame = _NO_SKIPPED, # id, stage, reason
+        skipped: pd.DataFrame | None = None, # id, stage, reason
         settings: dict | None = None, # what they were built with
     ) -> GraphSet:
         "Graphs laid one after the other; `UserError` where there is none"
-        if not graphs: raise UserError("No crystal became a graph: see `skipped` for the reasons." if len(skipped) else "There is no crystal to make a graph of.")
+        if not graphs: raise UserError("No crystal became a graph: see `skipped` for the reasons." if skipped is not None and len(skipped) else "There is no crystal to make a graph of.")
         arrays = {f: torch.from_numpy(_pack_field(graphs, f)) for f in FAMILIES if f in graphs[0]}
         starts = {f: torch.from_numpy(s) for f, s in _pack_starts(graphs, arrays).items()}
         return cls(arrays, starts, ids, skipped, settings)
