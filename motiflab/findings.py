@@ -61,7 +61,13 @@ def share_beside(
     return float(are[near].mean()), float(np.mean(chance)), float(np.std(chance))
 
 # %% ../nbs/studies/20_paper_findings.ipynb #750cbec4
-def lanthanide_findings(vectors: pd.DataFrame, labels: pd.DataFrame, k: int = 5, n_shuffles: int = 100, seed: int = 0) -> list[dict]:
+def lanthanide_findings(
+    vectors: pd.DataFrame, # of the kinds asked, as of `asked_kinds`
+    labels: pd.DataFrame, # of the same kinds, as of `kind_labels`
+    k: int = 5, # neighbours looked at
+    n_shuffles: int = 100, # for the baseline
+    seed: int = 0, # of the shuffles
+) -> list[dict]: # rows of the table of findings
     "Claims 1 and 2: lanthanides by geometry, yttrium beside lanthanides"
     ln, yttrium = (labels.group == "lanthanides").to_numpy(), (labels.element == "Y").to_numpy()
     rows = [_row("lanthanide motifs cluster", f"{k} nearest of a lanthanide kind: lanthanide", *share_beside(vectors, ln, ln, k, n_shuffles, seed), ln.sum())]
@@ -72,13 +78,22 @@ def lanthanide_findings(vectors: pd.DataFrame, labels: pd.DataFrame, k: int = 5,
     return rows
 
 # %% ../nbs/studies/20_paper_findings.ipynb #4bb3fe53
-def pair_ranks(vectors: pd.DataFrame, labels: pd.DataFrame, a: str, b: str) -> pd.Series: # place, index "Zn|T:4 > Mg|T:4"
+def pair_ranks(
+    vectors: pd.DataFrame, # of the kinds asked, as of `asked_kinds`
+    labels: pd.DataFrame, # of the same kinds, as of `kind_labels`
+    a: str, b: str, # element symbols
+) -> pd.Series: # place, index "Zn|T:4 > Mg|T:4"
     "Place of the other element's kind of the same geometry among the neighbours, for each geometry that both have"
     both = sorted(set(labels.geometry[labels.element == a]) & set(labels.geometry[labels.element == b]))
     pairs = [(f"{x}|{g}", f"{y}|{g}") for g in both for x, y in ((a, b), (b, a))]
     return pd.Series({f"{x} > {y}": neighbor_rank(vectors, x, y) for x, y in pairs}, dtype=int)
 
-def zinc_findings(vectors: pd.DataFrame, labels: pd.DataFrame, n_shuffles: int = 1000, seed: int = 0) -> list[dict]:
+def zinc_findings(
+    vectors: pd.DataFrame, # of the kinds asked, as of `asked_kinds`
+    labels: pd.DataFrame, # of the same kinds, as of `kind_labels`
+    n_shuffles: int = 1000, # for the baseline
+    seed: int = 0, # of the shuffles
+) -> list[dict]: # rows of the table of findings
     "Claim 3: zinc beside magnesium"
     ranks, rng = pair_ranks(vectors, labels, "Zn", "Mg"), np.random.default_rng(seed)
     if not len(ranks): return []
@@ -86,7 +101,13 @@ def zinc_findings(vectors: pd.DataFrame, labels: pd.DataFrame, n_shuffles: int =
     return [_row("Zn beside Mg", f"median place of the other, 1 to {len(vectors) - 1}", float(ranks.median()), chance.mean(), chance.std(), len(ranks))]
 
 # %% ../nbs/studies/20_paper_findings.ipynb #63f59a41
-def octahedra_findings(vectors: pd.DataFrame, labels: pd.DataFrame, k: int = 5, n_shuffles: int = 100, seed: int = 0) -> list[dict]:
+def octahedra_findings(
+    vectors: pd.DataFrame, # of the kinds asked, as of `asked_kinds`
+    labels: pd.DataFrame, # of the same kinds, as of `kind_labels`
+    k: int = 5, # neighbours looked at
+    n_shuffles: int = 100, # for the baseline
+    seed: int = 0, # of the shuffles
+) -> list[dict]: # rows of the table of findings
     "Claim 4: octahedral transition-metal kinds apart from tetrahedral and square-planar ones"
     three = (labels.transition & labels.geometry.isin(["O:6", "T:4", "S:4"])).to_numpy()
     geometry, result = labels.geometry[three], []
@@ -96,7 +117,13 @@ def octahedra_findings(vectors: pd.DataFrame, labels: pd.DataFrame, k: int = 5, 
     return result
 
 # %% ../nbs/studies/20_paper_findings.ipynb #cccd2de6
-def purity_findings(vectors: pd.DataFrame, labels: pd.DataFrame, k: int = 5, n_shuffles: int = 100, seed: int = 0) -> list[dict]:
+def purity_findings(
+    vectors: pd.DataFrame, # of the kinds asked, as of `asked_kinds`
+    labels: pd.DataFrame, # of the same kinds, as of `kind_labels`
+    k: int = 5, # neighbours looked at
+    n_shuffles: int = 100, # for the baseline
+    seed: int = 0, # of the shuffles
+) -> list[dict]: # rows of the table of findings
     "Claim 5: neighbours share the group of the periodic table, and the geometry"
     element = labels.element.to_numpy()
     other = element[nearest_rows(vectors, k)] != element[:, None]

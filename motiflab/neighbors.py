@@ -53,7 +53,10 @@ def _box(where, grid):
     return at
 
 @compiled
-def linked_cells(matrix, frac):
+def linked_cells(
+    matrix: np.ndarray, # (3, 3) rows are lattice vectors, angstrom
+    frac: np.ndarray, # (n, 3) fractional coordinates
+):
     "Atoms at `frac` (n, 3) of the lattice `matrix` (3, 3), rows in angstrom, entered in boxes"
     n, (basis, turn) = len(frac), _reduced(matrix)
     inverse, volume, grid, height = np.linalg.inv(basis), abs(np.linalg.det(basis)), np.ones(3, np.int64), np.empty(3)

@@ -84,7 +84,9 @@ class _MapFigure:
 # %% ../nbs/28_panels.ipynb #8cccc3f1
 class MapPanel(_MapFigure):
     "The map: what is on it, how it is coloured, what is marked"
-    def show(self, level: str) -> None:
+    def show(self,
+        level: str, # `kinds` or `motifs`
+    ) -> None:
         "Put kinds or single motifs onto the map"
         self.level, self.points = level, self.data.kinds if level == "kinds" else self._motifs()
         words = kind_words(self.data)
@@ -100,7 +102,10 @@ class MapPanel(_MapFigure):
         if not hasattr(self, "_motif_points"): self._motif_points = motif_points(self.data)
         return self._motif_points
 
-    def paint(self, by: str, lit: np.ndarray | None) -> None:
+    def paint(self,
+        by: str, # a key of `AtlasData.color_options`
+        lit: np.ndarray | None, # (n_points,) bool; None lights all
+    ) -> None:
         "Colour the points; those that are not `lit` become faint"
         coloring = coloring_of(self.data, by, None if self.level == "kinds" else self.points)
         bright = 0.88 if self.level == "kinds" else 0.6
@@ -109,7 +114,9 @@ class MapPanel(_MapFigure):
         self.legend.value = _legend_html(coloring, dict(zip(self.data.kinds.symbol, self.data.kinds.name)) if by == "geometry" else {})
         with self.figure.batch_update(): self.trace.marker.update(color=coloring.colors, opacity=opacity)
 
-    def circle(self, row: int | None) -> None:
+    def circle(self,
+        row: int | None, # of the point; None takes the ring away
+    ) -> None:
         "A ring around the chosen point"
         some = [] if row is None else [row]
         size = sizes(self.points["count"].to_numpy())[some] + 9 if self.level == "kinds" else np.full(len(some), 14.0)
@@ -175,7 +182,11 @@ class _CrystalParts:
 # %% ../nbs/28_panels.ipynb #8acfbfe9
 class CrystalPanel(_CrystalParts):
     "The chosen kind, one of its crystals, its likes, and words on demand"
-    def show(self, kind: str, index: int = 0, crystal_id: Any = None) -> None:
+    def show(self,
+        kind: str, # such as `Zn|T:4`
+        index: int = 0, # number of the crystal among those with it, small cells first
+        crystal_id: Any = None, # the crystal, in place of its number
+    ) -> None:
         "Show a kind, and a crystal that holds it: by number, or by id"
         self.kind, self.ids = kind, self.data.examples.get(kind, []) if self.data.crystals is not None else []
         if crystal_id is not None and crystal_id in self.ids: index = self.ids.index(crystal_id)

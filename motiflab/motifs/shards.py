@@ -196,7 +196,11 @@ class Book:
             self._merged = all(_is_whole(self.folder / f"{t}.parquet", self.manifest.tables.get(t, "")) for t in TABLES)
         return self._merged
 
-    def has(self, number: int, digest: str, time_limit: float | None) -> bool:
+    def has(self,
+        number: int, # of the shard
+        digest: str, # of its crystals
+        time_limit: float | None, # seconds a crystal may take now
+    ) -> bool:
         "Whether a shard of these crystals is there and whole"
         shard = self.manifest.shards.get(number)
         if shard is None or shard.digest != digest: return False
@@ -209,7 +213,13 @@ class Book:
         "Forget a shard, and with it that the tables hold what is wanted"
         if self.manifest.shards.pop(number, None): self.manifest.totals = {}
 
-    def add(self, number: int, digest: str, ids: list, rows: ChunkRows, time_limit: float | None) -> None:
+    def add(self,
+        number: int, # of the shard
+        digest: str, # of its crystals
+        ids: list, # their names
+        rows: ChunkRows, # what they add to the tables
+        time_limit: float | None, # seconds a crystal was allowed
+    ) -> None:
         "Write a finished shard, then the manifest"
         motifs, connections = (with_ids(table, ids, rows.counts[:, k]) for k, table in enumerate((rows.motifs, rows.connections)))
         files = {t: _write_table(_shard_path(self.folder, t, number), table) for t, table in zip(TABLES, (motifs, connections))}

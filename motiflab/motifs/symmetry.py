@@ -46,7 +46,10 @@ def _key(x):
     return value - math.floor(value)
 
 @compiled
-def atom_finder(matrix, frac):
+def atom_finder(
+    matrix: np.ndarray, # (3, 3) rows are lattice vectors, angstrom
+    frac: np.ndarray, # (n, 3) fractional coordinates
+) -> AtomFinder:
     "`AtomFinder` of a crystal"
     keys, inverse, width = np.empty(len(frac)), np.linalg.inv(matrix), 1e-9
     for i in range(len(frac)): keys[i] = _key(frac[i])
@@ -66,7 +69,11 @@ def _miss(finder, x, atom, image):
     return math.sqrt(total)
 
 @compiled
-def find_atom(finder, x, image):
+def find_atom(
+    finder: AtomFinder, # of the crystal
+    x: np.ndarray, # (3,) fractional coordinates
+    image: np.ndarray, # (3,) integers, filled
+) -> int:
     "The atom at x, -1 where there is none within `COPY_TOLERANCE`; `image` receives its cell"
     n, low = len(finder.key), _key(x) - finder.width
     if low < 0: low += 1.0
