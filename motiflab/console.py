@@ -28,7 +28,7 @@ if TYPE_CHECKING: import pandas as pd
 __all__ = ['app', 'INTERRUPTED', 'Inputs', 'Jobs', 'Resume', 'MinDistance', 'Limit', 'Disorder', 'Seed', 'examples', 'keeping',
            'plain_warnings', 'run', 'writable_folder', 'writable_file', 'counted', 'show', 'show_skipped']
 
-# %% ../nbs/60_console.ipynb #07db93ba
+# %% ../nbs/60_console.ipynb #71c9cdc3
 app = typer.Typer(name="motiflab", add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -62,7 +62,7 @@ def _about(
     "What the building blocks of crystals are, and which belong together."
     if context.invoked_subcommand is None: print(context.get_help())
 
-# %% ../nbs/60_console.ipynb #da61f53c
+# %% ../nbs/60_console.ipynb #540bbcb7
 def _os_sentence(
     error: OSError, # from reading or writing a file
 ) -> str: # one sentence
@@ -156,7 +156,7 @@ def writable_file(
     writable_folder(path.parent)
     return path
 
-# %% ../nbs/60_console.ipynb #91a483c9
+# %% ../nbs/60_console.ipynb #96376cd6
 def counted(number: int, thing: str) -> str: # "1,204 crystals"
     "A number and what it counts, in the plural where there are several"
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
@@ -188,7 +188,7 @@ def show_skipped(
     counted = groups.agg(crystals=("id", "size"), such_as=("id", "first")).reset_index().sort_values("crystals", ascending=False)
     show(counted.head(n).rename(columns=dict(such_as="such as")), "Skipped")
 
-# %% ../nbs/60_console.ipynb #66f2bbf7
+# %% ../nbs/60_console.ipynb #1b94d70a
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="CIF, POSCAR, extended XYZ, JSON, JSON-lines or CSV file, a folder of them, or a data set's name such as matbench_dielectric.", show_default=False)]
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", metavar="N", min=1, help="How many processes work at a time; as many as there are processors when left out.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with what an earlier run left in OUT.")]
