@@ -16,9 +16,11 @@ demo: $(VENV)/installed  ## real oxides in, demo/atlas.html out (a few minutes)
 
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: export OMP_NUM_THREADS = 1
-test: $(VENV)/installed  ## notebooks in step and clean, notebooks run, tests pass
+test: $(VENV)/installed-docs  ## notebooks in step and clean, types, site, notebooks run, tests pass
 	$(BIN)/python tests/check_notebooks.py
-	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m mypy
+	$(BIN)/python docs/build.py
+	$(BIN)/nbdev_test --n_workers 2 --timing --skip_folder_re '^[_.]|^tutorials$$' # JupyterLab runs the lessons in tests/browser
 	$(BIN)/python -m pytest tests -n 2
 
 lab: $(VENV)/installed  ## JupyterLab at the tutorial "Explore the motifs of oxides"

@@ -98,7 +98,10 @@ def main() -> None:
     html = WORK / "html"
     html.mkdir(parents=True)
     atlas = None if options.no_atlas else subprocess.Popen([sys.executable, str(ROOT / "docs/atlas.py"), str(html / "atlas.html")])
-    problems = write_sources(WORK / "pages")
+    try: problems = write_sources(WORK / "pages")
+    except BaseException:
+        if atlas: atlas.kill()
+        raise
     write_static(WORK / "static")
     if sphinx(WORK / "pages", WORK / "static", html): problems.append("Sphinx has complained, see above")
     if atlas and atlas.wait(): problems.append("the home page's atlas could not be written, see above")

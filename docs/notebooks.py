@@ -157,9 +157,13 @@ def _target(link: str, anchor: str, page: Page, site: Site) -> str: # where a re
     return site.blob(path) + anchor
 
 
-def relative_links(text: str, page: Page, site: Site) -> str:
-    "Links to notebooks lead to their pages, those to other files of the repository to GitHub"
-    return re.sub(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))", lambda m: _target(m[1], m[2] or "", page, site), text)
+_RELATIVE = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+
+
+def with_links(text: str, target) -> str: # Markdown
+    "`target(link, anchor)` in place of each relative link that does not stand in code"
+    parts = re.split(r"(^```.*?^```[ \t]*$|`[^`\n]+`)", text, flags=re.M | re.S)
+    return "".join(p if p.startswith("`") else _RELATIVE.sub(lambda m: target(m[1], m[2] or ""), p) for p in parts)
 
 
 def _outside_code(text: str, change) -> str: # `change` is not for fenced code
@@ -177,7 +181,7 @@ class Markdown(Processor):
     def cell(self, cell):
         if cell.cell_type != "markdown" or getattr(cell, "is_doc", False): return
         def change(text: str) -> str:
-            text = relative_links(callouts(text), self.page, self.site)
+            text = with_links(callouts(text), lambda link, anchor: _target(link, anchor, self.page, self.site))
             text, cited, unknown = self.site.references.cite(text)
             self.cited |= {r.key: r for r in cited}
             self.page.problems += [f"{u} is cited but not in nbs/references.bib" for u in unknown]

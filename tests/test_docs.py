@@ -148,7 +148,8 @@ def test_broken_links_are_found(tmp_path):
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"])
 def test_links_of_the_repository_lead_somewhere(file):
     path = ROOT / file
-    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", path.read_text(encoding="utf-8"))
+    links: list[str] = []
+    notebooks.with_links(path.read_text(encoding="utf-8"), lambda link, anchor: links.append(link) or link)
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
