@@ -30,7 +30,7 @@ docs: $(VENV)/installed-docs  ## the site, from the notebooks, in _docs/
 	$(BIN)/python docs/build.py
 
 clean:  ## remove what was built, the environment too
-	rm -rf $(VENV) _docs _proc build dist demo .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) _docs _proc build dist demo .pytest_cache .mypy_cache .hypothesis *.egg-info
 	find motiflab -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

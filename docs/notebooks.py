@@ -213,6 +213,13 @@ class Head(Processor):
         first["source"] = "\n\n".join(p for p in parts if p)
         if self.page.module: first["source"] += f"\n\n```{{py:module}} {self.page.module}\n```"
 
+    def end(self):
+        handed = self.site.symbols.handed_on.get(self.page.module, [])
+        if not handed: return
+        table = showdoc.names(handed, self.site.symbols, self.page.module)
+        self.nb.cells.append(mk_cell(f"## Names that `{self.page.module}` hands on\n\n{table}", "markdown"))
+        self.nb.cells[-1].directives_, self.nb.cells[-1].is_doc = {}, True
+
     def links(self) -> str:
         path = self.page.notebook
         there = [f"`import {self.page.module}`"] if self.page.module else []

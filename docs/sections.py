@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
+import showdoc
 from names import ROOT
 from notebooks import NBS, Page, page_name, with_links
-from showdoc import _words
 from symbols import Symbols
 
 
@@ -90,26 +90,12 @@ def _shrink(png: bytes, path: Path, size: tuple[int, int] = (640, 400)) -> None:
     card.convert("RGB").save(path, optimize=True)
 
 
-def _first_sentence(words: str) -> str:
-    return re.split(r"(?<=[.;:])\s", " ".join(words.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(";:")
-
-
-def _names(page: Page, symbols: Symbols) -> str: # a table of what the module offers
-    rows = [s for s in symbols.all if s.module == page.module and "." not in s.name]
-    if not rows: return ""
-    lines = ["| | |", "|---|---|"]
-    for s in rows:
-        words = _first_sentence(_words(s.value)) if callable(s.value) or isinstance(s.value, type) else ""
-        lines.append(f"| {{py:obj}}`{s.name} <{s.target}>` | {symbols.link(words.replace('|', chr(92) + '|'), page.module)} |")
-    return "\n".join(lines)
-
-
 def part_page(part: Section, pages: dict[Path, Page], symbols: Symbols) -> str:
     "All names of one part of the library, module by module"
     blocks = [f"# {part.title}\n\n{{.lead}}\n{len(part.every)} modules, in the order in which they build on each other or are met."]
     for path in part.every:
         page = pages[path]
-        blocks.append(f"## [{page.title}](/{page.name}.ipynb)\n\n{page.lead}\n\n" + (f"{{.page-links}}\n`import {page.module}`\n\n" if page.module else "") + _names(page, symbols))
+        blocks.append(f"## [{page.title}](/{page.name}.ipynb)\n\n{page.lead}\n\n" + (f"{{.page-links}}\n`import {page.module}`\n\n" if page.module else "") + showdoc.names([s for s in symbols.all if s.module == page.module and "." not in s.name], symbols, page.module))
     return "\n\n".join(blocks) + "\n\n" + _toctree([pages[p].name for p in part.every])
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from fastcore.docments import docments
-from names import ROOT
+from names import ROOT, is_code
 from symbols import Symbol, Symbols
 
 EMPTY = inspect.Parameter.empty
@@ -86,7 +86,7 @@ def table(value: Any, symbols: Symbols, module: str) -> str:
             default = "" if d.get("default", EMPTY) is EMPTY else f"`{_short(d['default'], 100)}`"
             rows.append((f"`{name}`", kind, default, words))
     if not any(kind or words for _, kind, _, words in rows): return ""
-    lines = ["| | type | default | |", "|---|---|---|---|"]
+    lines = ["| argument | type | default | meaning |", "|---|---|---|---|"]
     for name, kind, default, words in rows:
         lines.append(f"| {name} | {_cell(symbols.type(kind, module))} | {_cell(default)} | {_cell(symbols.link(words, module))} |")
     return "\n".join(lines)
@@ -102,7 +102,8 @@ def source(value: Any, repository: str) -> str: # a link, or nothing for what ha
     return f"{repository}/blob/main/{file.removeprefix(str(ROOT) + '/')}#L{line}"
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str: # Markdown
+    "What the docstring says"
     text = inspect.getdoc(value if inspect.isclass(value) or isinstance(value, property) else unwrapped(value)) or ""
     return "" if inspect.isclass(value) and text.startswith(f"{value.__name__}(") else text
 
@@ -115,7 +116,7 @@ def _directive(kind: str, name: str, module: str, body: str, depth: int, options
 def _body(value: Any, symbols: Symbols, module: str, repository: str) -> str:
     where = source(value, repository)
     link = f"[source]({where}){{.source-link}}" if where else ""
-    return "\n\n".join(p for p in (link, symbols.link(_words(value), module), table(value, symbols, module)) if p)
+    return "\n\n".join(p for p in (link, symbols.link(words(value), module), table(value, symbols, module)) if p)
 
 
 def _member(symbol: Symbol, symbols: Symbols, repository: str) -> str:
@@ -149,12 +150,13 @@ def show(symbol: Symbol, symbols: Symbols, repository: str) -> str: # MyST
 
 def _constant(symbol: Symbol, symbols: Symbols) -> str:
     "A constant with its value and the comment that stands beside it"
-    text, words = _assigned(symbol)
+    text, comment = assigned(symbol)
     options = f":value: {text}\n" if text else ""
-    return _directive("data", symbol.name, symbol.module, symbols.link(words, symbol.module), 1, options)
+    return _directive("data", symbol.name, symbol.module, symbols.link(comment, symbol.module), 1, options)
 
 
-def _assigned(symbol: Symbol) -> tuple[str, str]: # the expression where it is short, the comment
+def assigned(symbol: Symbol) -> tuple[str, str]: # the expression where it is short, the comment beside it
+    "What a constant is made of"
     lines = inspect.getsource(importlib.import_module(symbol.module)).splitlines()
     for node in ast.parse("\n".join(lines)).body:
         names = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
@@ -163,3 +165,17 @@ def _assigned(symbol: Symbol) -> tuple[str, str]: # the expression where it is s
         expression = ast.unparse(node.value) if node.value and isinstance(names[0], ast.Name) else ""
         return expression if len(expression) <= 90 else "", comment[1] if comment else ""
     return "", ""
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.;:])\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(";:")
+
+
+def names(listed: list[Symbol], symbols: Symbols, module: str) -> str: # MyST
+    "A table of names with what each is, in half a sentence"
+    if not listed: return ""
+    lines = ["| name | what it is |", "|---|---|"]
+    for s in listed:
+        said = _first_sentence(words(s.value)) if is_code(s.value) else assigned(s)[1]
+        lines.append(f"| {{py:obj}}`{s.name} <{s.target}>` | {_cell(symbols.link(said, module))} |")
+    return "\n".join(lines)

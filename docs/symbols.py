@@ -37,12 +37,15 @@ class Symbols:
 
     def _hand_on(self) -> None:
         "Names that a module's `__all__` takes from another: `motiflab.motifs.extract_motifs`"
-        defined = {id(s.value): s.target for s in self.all if "." not in s.name and callable(s.value)}
+        defined = {id(s.value): s for s in self.all if "." not in s.name and callable(s.value)}
+        self.handed_on: dict[str, list[Symbol]] = {}
         for name in self.modules:
             module = importlib.import_module(name)
             for public in getattr(module, "__all__", ()):
-                target = defined.get(id(getattr(module, public, None)))
-                if target: self.targets.setdefault(f"{name}.{public}", target)
+                symbol = defined.get(id(getattr(module, public, None)))
+                if symbol is None or symbol.module == name: continue
+                self.targets.setdefault(f"{name}.{public}", symbol.target)
+                self.handed_on.setdefault(name, []).append(symbol)
 
     def find(self, name: str, module: str = "") -> str | None: # the target, None for a word that is no name or could be several
         "What `name` means on the page of `module`"

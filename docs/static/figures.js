@@ -35,6 +35,7 @@
     const figure = box.figure ??= JSON.parse(box.querySelector("script").textContent), Plotly = await plotly();
     const place = box.place ??= document.createElement("div");
     if (!place.isConnected) { box.querySelector("img")?.remove(); box.append(place); }
+    place.style.minWidth = Math.min(figure.layout.width ?? 480, 640) + "px"; // on a phone it scrolls rather than squeezes
     place.style.height = (figure.layout.height ?? 450) + "px";
     await Plotly.react(place, figure.data, themed(figure.layout), { responsive: true, displaylogo: false, ...figure.config });
     box.dataset.drawn = "yes";
