@@ -21,7 +21,6 @@ from symbols import Symbols
 
 NBS = ROOT / "nbs"
 PLOTLY = "application/vnd.plotly.v1+json"
-COLAB = "https://colab.research.google.com/github"
 CALLOUTS = ("note", "tip", "warning", "caution", "important")
 
 
@@ -53,7 +52,6 @@ class Site:
     "What all pages share"
     def __init__(self, repository: str, branch: str, symbols: Symbols, references: References):
         self.repository, self.branch, self.symbols, self.references = repository, branch, symbols, references
-        self.colab = f"{COLAB}/{repository.removeprefix('https://github.com/')}/blob/{branch}"
 
     def blob(self, path: Path) -> str: # on GitHub
         return f"{self.repository}/{'tree' if path.is_dir() else 'blob'}/{self.branch}/{path.relative_to(ROOT).as_posix()}"
@@ -227,7 +225,6 @@ class Head(Processor):
         if self.page.module:
             module = ROOT / (self.page.module.replace(".", "/") + ".py")
             there.append(f"[Module]({self.site.blob(module if module.exists() else module.with_suffix('') / '__init__.py')})")
-        elif not any("colab.research" in c.source for c in self.nb.cells): there.append(f"[Open in Colab]({self.site.colab}/{path.relative_to(ROOT).as_posix()})")
         return " · ".join(there)
 
 

@@ -53,7 +53,7 @@ OUT = dict(output_type="stream", name="stdout", text="42\n")
 def test_head_of_a_page(page_of):
     (head,), page = page_of()
     assert (page.title, page.lead, page.name) == ("A page", "What it is for.", "sample")
-    assert head.source.startswith("# A page\n\n{.lead}\nWhat it is for.") and "Open in Colab" in head.source
+    assert head.source.startswith("# A page\n\n{.lead}\nWhat it is for.") and "[Notebook](" in head.source
 
 
 def test_hidden_exported_and_silent_cells(page_of):
