@@ -1,6 +1,7 @@
 """The site's builder: nbdev's directives come out right, and what a reader would stumble over stops the build."""
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -151,6 +152,18 @@ def test_links_of_the_repository_lead_somewhere(file):
     links: list[str] = []
     notebooks.with_links(path.read_text(encoding="utf-8"), lambda link, anchor: links.append(link) or link)
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_imports_stand_alone():
+    "nbdev's docs run every cell with an import where a notebook exports something, so that no other work may stand there"
+    mixed = []
+    for path in (p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts):
+        code = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        if not any("#| default_exp" in c for c in code): continue
+        for source in (c for c in code if "#| export" not in c and "nbdev_export()" not in c):
+            nodes = list(ast.walk(ast.parse(source)))
+            if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes) and any(isinstance(n, (ast.Expr, ast.Assign)) for n in nodes): mixed.append(f"{path.name}: {source[:80]}")
+    assert mixed == []
 
 
 def test_quarto_has_the_same_pages(site, monkeypatch):
