@@ -125,7 +125,7 @@ def write_about(out: Path, site, symbols: Symbols) -> None:
     for name, file in _ABOUT_FILES.items():
         path = ROOT / file
         text = path.read_text(encoding="utf-8")
-        text = with_links(text, lambda link, anchor: _from_root(path, link, site) + anchor)
+        text = with_links(text, lambda link, anchor, file=path: _from_root(file, link, site) + anchor)
         (out / f"about/{name}.md").write_text(symbols.link(text), encoding="utf-8")
     lines = [f"- {r.line}" for r in sorted(site.references.all.values(), key=lambda r: (r.authors[0].lower(), r.year))]
     cite = ("To cite motiflab, take `CITATION.cff` of the repository ([GitHub]({}) makes BibTeX of it), and the papers whose methods you use.").format(site.blob(ROOT / "CITATION.cff"))

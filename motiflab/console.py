@@ -84,7 +84,9 @@ def _sentence(
     error: Exception, # what a command raised
 ) -> str | None: # one sentence for the user, None when the mistake is ours
     "A user's mistake in one line"
-    if isinstance(error, TyperException): return " ".join(error.format_message().split()).rstrip(".") + f". Try: {_asked_of(error)} --help"
+    if isinstance(error, TyperException):
+        words = " ".join(error.format_message().split())
+        return words + ("" if words.endswith((".", "?")) else ".") + f" Try: {_asked_of(error)} --help"
     if isinstance(error, UserError): return " ".join(str(error).split())
     return _os_sentence(error) if isinstance(error, OSError) else None
 
