@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKED = ("motiflab", "data", "nbs", "docs", "tests", "benchmarks", ".ci", "settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "MANIFEST.in", "README.md",
           "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pytest.ini")
 MACHINE = ("data/hybrids/.lock", "data/study/.claims/1", "nbs/.ipynb_checkpoints/x.ipynb", "motiflab/__pycache__/x.pyc") # what work leaves behind
