@@ -76,7 +76,7 @@ def share_figure(
     traces = [go.Bar(x=np.arange(len(table)), y=table[c], name=label(c), marker=dict(color=COLORS[(k + 1) % len(COLORS)]), customdata=[label(i) for i in table.index],
                      hovertemplate="%{customdata}<br>%{y:.0%}<extra></extra>") for k, c in enumerate(table)]
     ticks: dict[str, Any] = dict(tickvals=list(range(len(table))), ticktext=[_words(i) for i in table.index], showgrid=False, range=[-0.6, max(len(table), 3) - 0.4])
-    return Picture(traces, layout(title, 320, barmode="group", showlegend=len(table.columns) > 1, xaxis=axis(**ticks), yaxis=axis("share of descriptors", range=[0, 1]), margin=dict(l=64, r=16, t=64 if title else 30, b=70)))
+    return Picture(traces, layout(title, 320, barmode="group", showlegend=len(table.columns) > 1, xaxis=axis(automargin=True, **ticks), yaxis=axis("share of descriptors", range=[0, 1]), margin=dict(l=64, r=16, t=64 if title else 30, b=70)))
 
 # %% ../nbs/70_explain_figures.ipynb #f3713d57
 _ACROSS, _LOWEST = 9, -0.25 # descriptors in a row; end of the axis of R2

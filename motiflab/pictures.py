@@ -51,7 +51,7 @@ def layout(
     **more: Any, # axes and further settings of plotly
 ) -> dict:
     "A layout in the house style"
-    return dict(title=dict(text=title, x=0.01, xanchor="left", font=dict(size=16)), height=height, autosize=True, template="none",
+    return dict(title=dict(text=title, x=0.01, xanchor="left", y=1, yanchor="top", pad=dict(t=10), font=dict(size=16)), height=height, autosize=True, template="none",
                 margin=dict(l=64, r=16, t=48 if title else 20, b=52), font=dict(family=FONT, color=INK, size=13), paper_bgcolor="rgba(0,0,0,0)",
                 plot_bgcolor="rgba(0,0,0,0)", colorway=COLORS, hovermode="closest", modebar=dict(bgcolor="rgba(0,0,0,0)", color=INK, activecolor=COLORS[0]),
                 hoverlabel=dict(align="left", bgcolor="#ffffff", bordercolor="#c3c9d2", font=dict(color="#1c2430", family=FONT)),
