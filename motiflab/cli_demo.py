@@ -34,7 +34,7 @@ def _with_likeness(
 
 def _show_motifs(table: MotifTable, model: Motif2Vec) -> None:
     "What was found"
-    show(_with_likeness(_common_kinds(table), model), "The commonest kinds of motif, and whom the vectors put beside them")
+    show(_with_likeness(_common_kinds(table.motifs), model), "The commonest kinds of motif, and whom the vectors put beside them")
     show(table.connections.kind.value_counts().rename_axis("shared").reset_index(name="connections"), "How motifs connect")
     show_skipped(table.skipped)
 

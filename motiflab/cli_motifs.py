@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
-from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, examples, keeping, plain_warnings, show_skipped, writable_file, writable_folder
+from .console import Disorder, Inputs, Jobs, Limit, MinDistance, Resume, Seed, app, counted, examples, keeping, plain_warnings, show, show_skipped, writable_file, writable_folder
 from .errors import UserError, check_option
 
 if TYPE_CHECKING:
@@ -57,13 +57,22 @@ def _numbers(
             f"{counted(totals['connections'], 'connection')}; {skipped}")
 
 def _common_kinds(
-    table: MotifTable, # what was extracted
+    motifs: pd.DataFrame, # a row a motif: crystal_id, element, symbol, name
     n: int = 10, # at most so many
 ) -> pd.DataFrame: # index kind; columns name, motifs, crystals
     "The motif kinds that occur most often"
-    by_kind = table.motifs.assign(kind=table.kinds).groupby("kind")
+    by_kind = motifs.assign(kind=motifs.element.astype(str) + "|" + motifs.symbol.astype(str)).groupby("kind")
     counts = by_kind.agg(name=("name", "first"), motifs=("name", "size"), crystals=("crystal_id", "nunique"))
     return counts.sort_values("motifs", ascending=False, kind="stable").head(n)
+
+def _show_kinds(
+    folder: Path, # with motifs.parquet
+) -> None:
+    "What was found, in a small table"
+    import pandas as pd
+
+    motifs = pd.read_parquet(folder / "motifs.parquet", columns=["crystal_id", "element", "symbol", "name"])
+    if len(motifs): show(_common_kinds(motifs).rename_axis("kind").reset_index(), "The commonest kinds of motif")
 
 # %% ../nbs/61_cli_motifs.ipynb #8166e1cf
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write into, made if missing.", show_default=False)]
@@ -123,6 +132,7 @@ def extract(
     crystals = read_crystals(inputs, min_distance=min_distance, disorder=disorder, limit=limit)
     skipped, numbers = _extract(crystals, folder, "with --resume", centers=_centers(centers), ligands=ligands, n_jobs=jobs, dask=dask,
                                 time_limit=time_limit or None, min_distance=min_distance, resume=resume, shard_size=shard_size)
+    _show_kinds(folder)
     show_skipped(skipped)
     if not numbers.startswith("0 motifs"): print(f"Next: motiflab atlas {out} -o atlas.html")
     print(f"{numbers}; written to {out}")
