@@ -1,8 +1,8 @@
 """Descriptors beside matminer's featurizers, on the same random crystals in one run, one thread.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/descriptors.py               # speed; 24 crystals, a minute, nearly all of it matminer's
-    MOTIFLAB_DATA=../shared/data python benchmarks/descriptors.py --reference   # matminer's values of other crystals, for tests to compare with
-    MOTIFLAB_DATA=../shared/data python benchmarks/descriptors.py --slivers     # how many faces of Voronoi cells are there by rounding
+    MOTIFLAB_DATA=DATA python benchmarks/descriptors.py               # speed; 24 crystals, a minute, nearly all of it matminer's
+    MOTIFLAB_DATA=DATA python benchmarks/descriptors.py --reference   # matminer's values of other crystals, for tests to compare with
+    MOTIFLAB_DATA=DATA python benchmarks/descriptors.py --slivers     # how many faces of Voronoi cells are there by rounding
 
 Processor time a crystal. `matminer` runs the featurizers that define the descriptors, each once: StructuralHeterogeneity, SiteStatsFingerprint of
 AverageBondLength, AverageBondAngle and CoordinationNumber (all with VoronoiNN), DensityFeatures, StructuralComplexity, GlobalSymmetryFeatures, and

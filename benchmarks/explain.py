@@ -1,7 +1,7 @@
 """What do the hybrids of benchmarks/hybrids.py lean on? Figures 4 and S6a of Gong et al., Sci. Adv. 9, eadi3245 (2023).
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/explain.py                      # all that is known of the networks below
-    MOTIFLAB_DATA=../shared/data python benchmarks/explain.py de-cgcnn-vibrations  # of some
+    MOTIFLAB_DATA=DATA python benchmarks/explain.py                      # all that is known of the networks below
+    MOTIFLAB_DATA=DATA python benchmarks/explain.py de-cgcnn-vibrations  # of some
 
 Takes the networks that come with motiflab; one that does not is trained anew as `benchmarks/hybrids.py ship` would. Results:
 data/explanations/importance.csv (a row a network, property, method and feature; measured on the test crystals, the forest learns from the

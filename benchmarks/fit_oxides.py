@@ -1,6 +1,6 @@
 """Fit the Motif2Vec that motiflab ships: all binary and ternary oxides of the Materials Project.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/fit_oxides.py --seed 0
+    MOTIFLAB_DATA=DATA python benchmarks/fit_oxides.py --seed 0
 
 extracts their motifs (about two minutes on two processors; a random 3,000 of them with --n 3000), fits, and writes
 data/motif2vec_oxides and data/motif2vec_oxides_variants.csv. With --motifs the tables of earlier extractions are used

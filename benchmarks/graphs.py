@@ -1,6 +1,6 @@
 """Building graphs beside the peers, on the same crystals in one run, one thread; and what whole shells cost.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/graphs.py --cgcnn CHECKOUT   # CHECKOUT of github.com/txie-93/cgcnn
+    MOTIFLAB_DATA=DATA python benchmarks/graphs.py --cgcnn CHECKOUT   # CHECKOUT of github.com/txie-93/cgcnn
     python benchmarks/graphs.py --shells                                        # edges an atom, crystals in which a cut splits a shell
 
 What is measured, in milliseconds of processor time a crystal, the least of several rounds:

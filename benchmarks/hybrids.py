@@ -1,10 +1,10 @@
 """What do descriptors add to graph networks? Tables 1 and 2 of Gong et al., Sci. Adv. 9, eadi3245 (2023), on public sets of computed properties.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py run                    # every job of the list, the least needed last
-    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py run --jobs phonons     # only those whose name has this in it
+    MOTIFLAB_DATA=DATA python benchmarks/hybrids.py run                    # every job of the list, the least needed last
+    MOTIFLAB_DATA=DATA python benchmarks/hybrids.py run --jobs phonons     # only those whose name has this in it
     python benchmarks/hybrids.py list                                                # what was run, what was not
     python benchmarks/hybrids.py table                                               # errors beside the paper's
-    MOTIFLAB_DATA=../shared/data python benchmarks/hybrids.py ship                   # the networks that come with motiflab, trained anew and kept under data/models
+    MOTIFLAB_DATA=DATA python benchmarks/hybrids.py ship                   # the networks that come with motiflab, trained anew and kept under data/models
 
 A job is one set, one variant, one seed; one that was run is not run again, and two processes may work on the same list. The seed decides
 the split (60 % to learn, 20 % to choose the weights, 20 % to test) and the first weights; all variants of a seed have the same split. A

@@ -3,7 +3,7 @@
     python benchmarks/matbench_dielectric.py run                 # every fold with every member; goes on where it was stopped
     python benchmarks/matbench_dielectric.py run --fold 2        # one fold
     python benchmarks/matbench_dielectric.py table               # scores of all members and of both blends, beside the published ones
-    MOTIFLAB_DATA=../shared/data python benchmarks/matbench_dielectric.py pretrain    # the shipped network that the transfer members start from
+    MOTIFLAB_DATA=DATA python benchmarks/matbench_dielectric.py pretrain    # the shipped network that the transfer members start from
 
 Members learn the logarithm of n by its absolute error; scores are in n. Within each fold, five inner folds of its training rows give every member
 predictions out of fold, from which the weights of a blend are found (least absolute deviation); the fold's test rows are predicted by the five copies

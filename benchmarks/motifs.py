@@ -1,6 +1,6 @@
 """Motif extraction beside the published route, on the same random oxides: CPU time of each stage, and where the answers differ.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/motifs.py --n 300 --seed 0   # both routes, one process and one thread each
+    MOTIFLAB_DATA=DATA python benchmarks/motifs.py --n 300 --seed 0   # both routes, one process and one thread each
     python benchmarks/motifs.py --growth                                        # SrTiO3 supercells of 5 to 1,080 atoms
     python benchmarks/motifs.py --all                                           # all of mp_oxides_2024 on all processors
 

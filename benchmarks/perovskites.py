@@ -1,6 +1,6 @@
 """What an atom on the A or the B site of a perovskite costs, learned from whole crystals (Xie and Grossman, Phys. Rev. Lett. 120, 145301, 2018, Figure 3).
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/perovskites.py run     # every job that was not run yet
+    MOTIFLAB_DATA=DATA python benchmarks/perovskites.py run     # every job that was not run yet
     python benchmarks/perovskites.py list                                 # what was run, what was not
     python benchmarks/perovskites.py table                                # errors beside the paper's, and the search
     python benchmarks/perovskites.py ship                                 # the best network with equation 4 and a linear readout to data/models

@@ -1,7 +1,7 @@
 """What can graph networks learn about a crystal? The periods of chains, and a bank of descriptors (Gong et al., Sci. Adv. 9, eadi3245, 2023).
 
     python benchmarks/probes.py run                                                # every job of the list, the least needed last
-    MOTIFLAB_DATA=../shared/data python benchmarks/probes.py run --jobs bank       # only those whose name has this in it
+    MOTIFLAB_DATA=DATA python benchmarks/probes.py run --jobs bank       # only those whose name has this in it
     python benchmarks/probes.py list                                               # what was run, what was not
     python benchmarks/probes.py table                                              # the tables of results
 

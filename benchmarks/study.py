@@ -1,7 +1,7 @@
 """What do motifs add? MEGNet, CGCNN, MNet and AMDNet on the binary and ternary metal oxides of mp_crystals_2018, and the ablations that could refute the idea.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/study.py run                    # every job of the list, the least needed first
-    MOTIFLAB_DATA=../shared/data python benchmarks/study.py run --jobs band_gap    # only those whose name has this in it
+    MOTIFLAB_DATA=DATA python benchmarks/study.py run                    # every job of the list, the least needed first
+    MOTIFLAB_DATA=DATA python benchmarks/study.py run --jobs band_gap    # only those whose name has this in it
     python benchmarks/study.py list                                                # what was run, what was not
     python benchmarks/study.py table                                               # the table of results
     python benchmarks/study.py ship                                                # the models that come with motiflab, from the runs of this machine

@@ -1,7 +1,7 @@
 """Training steps beside the peers, on the same crystals in one run, one thread.
 
-    MOTIFLAB_DATA=../shared/data python benchmarks/training.py --cgcnn CHECKOUT --matgl PYTHON   # CHECKOUT of github.com/txie-93/cgcnn, PYTHON that has matgl
-    MOTIFLAB_DATA=../shared/data python benchmarks/training.py --matgl PYTHON --scores --epochs 15   # band gaps of oxides: test error of both MEGNets
+    MOTIFLAB_DATA=DATA python benchmarks/training.py --cgcnn CHECKOUT --matgl PYTHON   # CHECKOUT of github.com/txie-93/cgcnn, PYTHON that has matgl
+    MOTIFLAB_DATA=DATA python benchmarks/training.py --matgl PYTHON --scores --epochs 15   # band gaps of oxides: test error of both MEGNets
 
 What is measured: crystals a second of processor time, the median of several rounds in which everybody has a turn; the first round does not
 count. A round goes once through all crystals in shuffled batches: batch joined or cut, forward, backward, a step of Adam. Graphs, and the

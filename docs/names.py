@@ -35,8 +35,9 @@ def _defined(module: Any) -> set[str]: # top-level names that the module itself 
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
-    "Public methods and properties of the class's own body, as they are bound to it"
-    for name, value in vars(kind).items():
+    "Public methods and properties of the class's own body and of its private bases here, which have no page of their own"
+    bodies = [kind, *(b for b in kind.__mro__[1:] if b.__module__.startswith("motiflab.") and b.__name__.startswith("_"))]
+    for name, value in {n: v for body in reversed(bodies) for n, v in vars(body).items()}.items():
         if name.startswith("_") or not (inspect.isfunction(value) or isinstance(value, _METHODS)): continue
         yield name, value if isinstance(value, (property, cached_property)) else getattr(kind, name)
 

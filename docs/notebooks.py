@@ -187,7 +187,7 @@ class Markdown(Processor):
         cell["source"] = _outside_code(cell.source, change)
 
     def end(self):
-        if not self.cited: return
+        if not self.cited or any(re.search(r"^## (Sources|References)$", c.source, re.M) for c in self.nb.cells if c.cell_type == "markdown"): return
         lines = [f"- {r.line}" for r in sorted(self.cited.values(), key=lambda r: r.line)]
         self.nb.cells.append(mk_cell("## References\n\n" + "\n".join(lines), "markdown"))
 

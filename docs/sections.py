@@ -64,18 +64,18 @@ def _toctree(names: list[str], options: str = "") -> str:
 
 def gallery(section: Section, pages: dict[Path, Page], out: Path) -> str:
     "A page of cards with each page's last picture"
-    cards = []
-    for path in section.every:
+    cards, ordered = [], section.title == "Tutorials"
+    for number, path in enumerate(section.every, 1):
         page, image = pages[path], ""
         if page.picture:
             thumb = out / "thumbnails" / f"{page.name.replace('/', '-')}.png"
             thumb.parent.mkdir(exist_ok=True)
             _shrink(page.picture, thumb)
             image = f":img-top: thumbnails/{thumb.name}\n"
-        cards.append(f"::::{{grid-item-card}} {page.title}\n:link: {page.name}\n:link-type: doc\n{image}\n{page.lead}\n::::")
+        cards.append(f"::::{{grid-item-card}} {f'{number}. ' * ordered}{page.title}\n:link: {page.name}\n:link-type: doc\n{image}\n{page.lead}\n::::")
     columns = "1 2 2 3" if any(pages[p].picture for p in section.every) else "1 1 2 2"
     return (f"# {section.title}\n\n{{.lead}}\n{WORDS[section.title]}\n\n:::::{{grid}} {columns}\n:gutter: 3\n:class-container: gallery\n\n" + "\n\n".join(cards)
-            + "\n:::::\n\n" + _toctree([pages[p].name for p in section.every]))
+            + "\n:::::\n\n" + _toctree([f"{n}. {pages[p].title} <{pages[p].name}>" if ordered else pages[p].name for n, p in enumerate(section.every, 1)]))
 
 
 def _shrink(png: bytes, path: Path, size: tuple[int, int] = (640, 400)) -> None:

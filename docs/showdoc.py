@@ -73,6 +73,7 @@ def _type(annotation: Any) -> str:
 def table(value: Any, symbols: Symbols, module: str) -> str:
     "The docments: a row an argument, and what is returned"
     whole = value if inspect.isclass(value) else unwrapped(value)
+    if inspect.isclass(value) and not getattr(value.__init__, "__module__", "").startswith("motiflab"): return "" # the arguments of a library's class
     try: documented = docments(whole, full=True, returns=True)
     except (TypeError, ValueError, OSError, SyntaxError, IndexError): return ""
     told, rows = _options(value), []
@@ -86,10 +87,11 @@ def table(value: Any, symbols: Symbols, module: str) -> str:
             default = "" if d.get("default", EMPTY) is EMPTY else f"`{_short(d['default'], 100)}`"
             rows.append((f"`{name}`", kind, default, words))
     if not any(kind or words for _, kind, _, words in rows): return ""
-    lines = ["| argument | type | default | meaning |", "|---|---|---|---|"]
-    for name, kind, default, words in rows:
-        lines.append(f"| {name} | {_cell(symbols.type(kind, module))} | {_cell(default)} | {_cell(symbols.link(words, module))} |")
-    return "\n".join(lines)
+    cells = [(name, symbols.type(kind, module), default, symbols.link(words, module)) for name, kind, default, words in rows]
+    used = [i for i in range(4) if i < 2 or any(row[i] for row in cells)] # no empty columns
+    head = ("argument", "type", "default", "meaning")
+    lines = [[head[i] for i in used], ["---"] * len(used), *([_cell(row[i]) for i in used] for row in cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def source(value: Any, repository: str) -> str: # a link, or nothing for what has no lines of its own
@@ -123,7 +125,7 @@ def _member(symbol: Symbol, symbols: Symbols, repository: str) -> str:
     value, static = symbol.value, ""
     kind = "property" if isinstance(value, (property, cached_property)) else "method"
     owner = getattr(importlib.import_module(symbol.module), symbol.name.split(".")[0])
-    raw = vars(owner).get(symbol.name.split(".")[1])
+    raw = inspect.getattr_static(owner, symbol.name.split(".")[1])
     if isinstance(raw, classmethod): static = ":classmethod:\n"
     if isinstance(raw, staticmethod): static = ":staticmethod:\n"
     arguments = "" if kind == "property" else signature(value)
@@ -131,7 +133,7 @@ def _member(symbol: Symbol, symbols: Symbols, repository: str) -> str:
 
 
 def _bases(value: type, symbols: Symbols, module: str) -> str:
-    roles = [symbols.role(b.__name__, module) or f"`{b.__module__.split('.')[0]}.{b.__name__}`" for b in value.__bases__ if b.__module__ not in ("builtins", "typing")]
+    roles = [symbols.role(b.__name__, module) or f"`{b.__module__.split('.')[0]}.{b.__name__}`" for b in value.__bases__ if b.__module__ not in ("builtins", "typing") and not b.__name__.startswith("_")]
     return "Bases: " + ", ".join(roles) if roles else ""
 
 
@@ -150,9 +152,9 @@ def show(symbol: Symbol, symbols: Symbols, repository: str) -> str: # MyST
 
 def _constant(symbol: Symbol, symbols: Symbols) -> str:
     "A constant with its value and the comment that stands beside it"
-    text, comment = assigned(symbol)
-    options = f":value: {text}\n" if text else ""
-    return _directive("data", symbol.name, symbol.module, symbols.link(comment, symbol.module), 1, options)
+    text = assigned(symbol)[0]
+    options, said = (f":value: {text}\n" if text else ""), constant(symbol)
+    return _directive("data", symbol.name, symbol.module, symbols.link(said, symbol.module) if said != f"`{text}`" else "", 1, options)
 
 
 def assigned(symbol: Symbol) -> tuple[str, str]: # the expression where it is short, the comment beside it
@@ -167,8 +169,15 @@ def assigned(symbol: Symbol) -> tuple[str, str]: # the expression where it is sh
     return "", ""
 
 
+def constant(symbol: Symbol) -> str: # Markdown
+    "What is said of a constant: its comment, the help of a command's option, or its value"
+    value, comment = assigned(symbol)
+    told = [m.help for m in getattr(symbol.value, "__metadata__", ()) if getattr(m, "help", None)]
+    return comment or (told[0] if told else f"`{value}`" if value and "`" not in value else "")
+
+
 def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.;:])\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(";:")
+    return re.split(r"(?<!\bal\.)(?<!\bPhys\.)(?<!\bChem\.)(?<!\bSci\.)(?<!\bMater\.)(?<=[.;:])\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(";:")
 
 
 def names(listed: list[Symbol], symbols: Symbols, module: str) -> str: # MyST
@@ -176,6 +185,6 @@ def names(listed: list[Symbol], symbols: Symbols, module: str) -> str: # MyST
     if not listed: return ""
     lines = ["| name | what it is |", "|---|---|"]
     for s in listed:
-        said = _first_sentence(words(s.value)) if is_code(s.value) else assigned(s)[1]
+        said = _first_sentence(words(s.value)) if is_code(s.value) else constant(s)
         lines.append(f"| {{py:obj}}`{s.name} <{s.target}>` | {_cell(symbols.link(said, module))} |")
     return "\n".join(lines)

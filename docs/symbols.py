@@ -56,14 +56,21 @@ class Symbols:
         return next(iter(candidates)) if len(candidates) == 1 else None
 
     def role(self, name: str, module: str = "", call: str = "") -> str | None: # MyST's cross-reference
+        "A link, unless the word may mean something else: a plain one away from its own page, or a library's name that the module uses"
         if name in self.modules: return f"{{py:mod}}`{name} <{name}>`"
         target = self.find(name, module)
+        plain = name.isalpha() and name.islower() and not call
+        if plain and target != f"{module}.{name}": return None
+        held = getattr(importlib.import_module(module), name, None) if module and "." not in name else None
+        if held is not None and not getattr(held, "__module__", "motiflab").startswith("motiflab"): return None
         return f"{{py:obj}}`{name}{call} <{target}>`" if target else None
 
     def link(self, text: str, module: str = "") -> str:
         "Markdown with links in place of backticks around public names; fenced code and headings stay as they are"
-        lines, fenced = text.split("\n"), False
+        lines, fenced, columns = text.split("\n"), False, False
         for i, line in enumerate(lines):
+            if line.startswith("|"): columns = line.startswith("| column |") or columns and lines[i - 1].startswith("|")
+            if columns and line.startswith("|"): continue # names of a table's columns are not ours
             if re.match(r"\s*(```|~~~)", line): fenced = not fenced
             elif not fenced and not line.startswith(("    ", "#")):
                 lines[i] = _CODE.sub(lambda m: self.role(m[1], module, m[2] or "") or m[0], line)

@@ -7,10 +7,13 @@ __all__ = ['STYLE_BASE', 'STYLE_PARTS', 'BODY', 'SCRIPT_STATE', 'SCRIPT_FIND', '
            'SCRIPT_SELECTION', 'SCRIPT_START', 'STYLE', 'SCRIPT']
 
 # %% ../nbs/25_page.ipynb #a9f69f3c
-STYLE_BASE = """
-:root { --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }
-@media (prefers-color-scheme: dark) {
-  :root { --page:#12161c; --card:#1a2029; --ink:#e8ecf2; --soft:#a0abba; --line:#303947; --accent:#7fb0ff; --wash:#22324b; color-scheme:dark; } }
+_DARK = "--page:#12161c; --card:#1a2029; --ink:#e8ecf2; --soft:#a0abba; --line:#303947; --accent:#7fb0ff; --wash:#22324b; color-scheme:dark;"
+_THEMES = f""" /* the browser's, or the one that a page around this one has chosen */
+:root {{ --page:#f6f7f9; --card:#fff; --ink:#1c2430; --soft:#5d6878; --line:#dfe3e9; --accent:#2563c9; --wash:#eaf1fc; color-scheme:light; }}
+:root[data-theme=dark] {{ {_DARK} }}
+@media (prefers-color-scheme: dark) {{ :root:not([data-theme]) {{ {_DARK} }} }}
+"""
+STYLE_BASE = _THEMES + """
 * { box-sizing:border-box; }
 html, body { margin:0; height:100%; }
 body { background:var(--page); color:var(--ink); font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
@@ -353,7 +356,9 @@ async function start() {
   $("map").on("plotly_click", e => { if (e.points[0].curveNumber === 0) showKind(e.points[0].pointIndex); });
   $("map").on("plotly_selected", e => { if (e) showSelection(e.points.filter(p => p.curveNumber === 0).map(p => p.pointIndex)); });
   $("map").on("plotly_deselect", () => showSelection([]));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawMap(); if (state.kind !== null) showCrystal(); });
+  const again = () => { drawMap(); if (state.kind !== null) showCrystal(); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  new MutationObserver(again).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   state.ready = true;
 }
 start();

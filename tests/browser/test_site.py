@@ -104,7 +104,12 @@ def test_the_atlas_at_home_answers(site, address, watched):
     w.page.mouse.click(box["x"] + x, box["y"] + y)
     inside.wait_for_function("atlas.drawn !== null")
     assert inside.inner_text("#kind").split()[0] == kinds["kind"][i]
-    assert colors_seen(inside.locator("#crystal")) > 4 and w.errors == []
+    assert colors_seen(inside.locator("#crystal")) > 4
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = inside.evaluate(paper)
+    w.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    inside.wait_for_function(f"light => {paper} !== light", arg=light) # it follows the page's theme
+    assert w.errors == []
 
 
 def test_menu_on_a_phone(site, address, watched):
