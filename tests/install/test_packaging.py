@@ -20,28 +20,12 @@ PACKED = ("motiflab", "data", "nbs", "docs", "tests", "benchmarks", ".ci", "sett
 MACHINE = ("data/hybrids/.lock", "data/study/.claims/1", "nbs/.ipynb_checkpoints/x.ipynb", "motiflab/__pycache__/x.pyc") # what work leaves behind
 BLOCK_NBDEV = "import sys\nfor name in ('nbdev', 'execnb', 'fastcore', 'ghapi'): sys.modules[name] = None\n"
 WHOLE = bool(os.environ.get("CI") or os.environ.get("MOTIFLAB_WHOLE_INSTALL"))
-CIF = """data_{name}
-_cell_length_a {a}
-_cell_length_b {a}
-_cell_length_c {a}
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_symmetry_space_group_name_H-M 'P 1'
-loop_
-_atom_site_label
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-"""
-ROCK_SALT = [(0, 0, 0), (0, .5, .5), (.5, 0, .5), (.5, .5, 0)]
 
 
 def rock_salt(metal: str, a: float) -> str: # CIF
     "An oxide in the structure of rock salt: four octahedra in its cell"
-    sites = [(metal, x, y, z) for x, y, z in ROCK_SALT] + [("O", (x + .5) % 1, y, z) for x, y, z in ROCK_SALT]
-    return CIF.format(name=metal + "O", a=a) + "".join(f"{e}{k} {e} {x} {y} {z}\n" for k, (e, x, y, z) in enumerate(sites))
+    from pymatgen.core import Lattice, Structure
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [metal, "O"], [[0, 0, 0], [.5, .5, .5]]).to(fmt="cif")
 
 
 @pytest.fixture(scope="module")
