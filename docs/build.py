@@ -44,7 +44,7 @@ def write_sources(work: Path) -> list[str]: # what is wrong with them
     "Everything that Sphinx reads"
     shutil.rmtree(work, ignore_errors=True)
     config, symbols, sections = settings(), Symbols(), read_sections()
-    site = Site(config["git_url"], config["branch"], symbols, References(NBS / "references.bib"))
+    site = Site(config["git_url"], config["branch"], symbols, References(NBS / "references.bib"), [*(s.name for s in sections), "about"])
     pages = find_pages(sections)
     for page in pages.values():
         target = work / f"{page.name}.ipynb"
@@ -60,16 +60,13 @@ def write_sources(work: Path) -> list[str]: # what is wrong with them
 
 
 def write_overviews(work: Path, sections: list[Section], pages: dict[Path, Page], site: Site) -> None:
-    "The first page of each section, and the tree of all pages"
+    "The first page of each section"
     for section in sections:
         text = library_page(section, pages, site.symbols) if section.parts else gallery(section, pages, work)
         (work / f"{section.name}.md").write_text(text, encoding="utf-8")
         for part in section.parts: (work / f"{part.name}.md").write_text(part_page(part, pages, site.symbols), encoding="utf-8")
     write_about(work, site, site.symbols)
-    (work / "about.md").write_text(about_page(work), encoding="utf-8")
-    tree = "\n".join([*(s.name for s in sections), "about"])
-    home = work / "index.ipynb"
-    home.write_text(home.read_text(encoding="utf-8").replace("TOCTREE-OF-ALL-SECTIONS", tree.replace("\n", "\\n")), encoding="utf-8")
+    (work / "about.md").write_text(about_page(), encoding="utf-8")
 
 
 def write_static(folder: Path) -> None:

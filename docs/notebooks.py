@@ -50,8 +50,8 @@ class Page:
 
 class Site:
     "What all pages share"
-    def __init__(self, repository: str, branch: str, symbols: Symbols, references: References):
-        self.repository, self.branch, self.symbols, self.references = repository, branch, symbols, references
+    def __init__(self, repository: str, branch: str, symbols: Symbols, references: References, tree: list[str]):
+        self.repository, self.branch, self.symbols, self.references, self.tree = repository, branch, symbols, references, tree # tree: first page of each section
 
     def blob(self, path: Path) -> str: # on GitHub
         return f"{self.repository}/{'tree' if path.is_dir() else 'blob'}/{self.branch}/{path.relative_to(ROOT).as_posix()}"
@@ -255,11 +255,14 @@ class Outputs(Processor):
 
 
 class Hero(Processor):
-    "The live atlas on the home page, after its first words"
+    "The live atlas on the home page, after its first words, and the tree of all sections"
+    site: Site
+
     def begin(self):
         html = (ROOT / "docs/hero.md").read_text(encoding="utf-8")
         first = next(c for c in self.nb.cells if c.cell_type == "markdown")
-        self.nb.cells.insert(self.nb.cells.index(first) + 1, mk_cell(html, "markdown"))
+        tree = "\n".join(["```{toctree}", ":hidden:", "", *self.site.tree, "```"])
+        self.nb.cells.insert(self.nb.cells.index(first) + 1, mk_cell(f"{html}\n{tree}", "markdown"))
 
 
 def _with(kind: type, site: Site, page: Page) -> type: # nbdev makes processors from their class and the notebook alone

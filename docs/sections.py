@@ -107,7 +107,7 @@ def library_page(section: Section, pages: dict[Path, Page], symbols: Symbols) ->
             ":::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n\n" + _toctree([p.name for p in section.parts]))
 
 
-def about_page(out: Path) -> str:
+def about_page() -> str:
     "Changelog, contributing, data and citation, as they lie in the repository"
     return ("# About\n\n{.lead}\nHow motiflab changes, how to change it, what it carries, and how to cite it.\n\n"
             ":::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(f"::::{{grid-item-card}} {title}\n:link: about/{name}\n:link-type: doc\n\n{words}\n::::" for name, title, words in ABOUT)

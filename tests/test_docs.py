@@ -25,7 +25,7 @@ REPOSITORY = "https://github.com/motiflab/motiflab"
 
 @pytest.fixture(scope="module")
 def site():
-    return notebooks.Site(REPOSITORY, "main", Symbols(), References(ROOT / "nbs/references.bib"))
+    return notebooks.Site(REPOSITORY, "main", Symbols(), References(ROOT / "nbs/references.bib"), ["about"])
 
 
 @pytest.fixture
