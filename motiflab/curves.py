@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 
 from .errors import check_option
 from .pictures import COLORS, INK, Picture, axis, layout
+from .progress import Lines
 
 # %% auto #0
 __all__ = ['VIEWS', 'curves', 'status', 'LiveCurves']
@@ -149,7 +150,7 @@ class _StillView:
 # %% ../nbs/55_curves.ipynb #929294f9
 class _LineView:
     "One line in a terminal, or one every half minute in a file"
-    EVERY = 30.0 # seconds
+    EVERY = Lines.EVERY # seconds
 
     def __init__(self, total: int, unit: str, history: pd.DataFrame):
         from tqdm import tqdm
